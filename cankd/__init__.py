@@ -1,0 +1,15 @@
+"""CanKD: cross-attention-based non-local knowledge distillation for dense prediction.
+
+Importing this package makes mmrazor importable and registers everything, so that a
+configuration needs only ``custom_imports = dict(imports=['cankd'])``.
+"""
+
+from cankd import stack
+
+__version__ = "0.1.0"
+
+stack.prepare()
+
+from cankd import losses, published  # noqa: E402  (both register in mmrazor, now importable)
+
+__all__ = ["__version__", "losses", "published", "stack"]

@@ -1,0 +1,159 @@
+"""The mathematics of the losses as pure functions of tensors."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+_SPATIAL = (2, 3)
+# Attention scores that a block of student positions may hold at once (64 MB in float32).
+_BLOCK_SCORES = 1 << 24
+
+
+def _statistics_dtype(x: Tensor, y: Tensor) -> torch.dtype:
+    """float32, or more if a map has more."""
+    return torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+
+
+class _InstanceNormMSE(torch.autograd.Function):
+    """Closed form of the loss, so that neither normalised map is kept for the backward pass.
+
+    Kept are the two maps as they came in and five (B, C, 1, 1) statistics. With m, v the mean
+    and variance over positions, i = (v + eps)^-1/2 and c the covariance of x and y,
+
+        loss = 1/2 mean(v_x i_x^2 + v_y i_y^2 - 2 c i_x i_y).
+
+    That sum cancels where the maps agree, so its value is taken as the variance of
+    i_x x - i_y y instead (each normalised map has mean 0) and c follows from it.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        wide = _statistics_dtype(x, y)
+        x_wide, y_wide = x.to(wide), y.to(wide)
+        v_x, m_x = torch.var_mean(x_wide, _SPATIAL, unbiased=False, keepdim=True)
+        v_y, m_y = torch.var_mean(y_wide, _SPATIAL, unbiased=False, keepdim=True)
+        i_x, i_y = (v_x + eps).rsqrt(), (v_y + eps).rsqrt()
+        difference = (x_wide * i_x).addcmul_(y_wide, i_y, value=-1)
+        squares = difference.var(_SPATIAL, unbiased=False, keepdim=True)
+        correlation = (v_x * i_x * i_x + v_y * i_y * i_y - squares) / 2
+        ctx.save_for_backward(x, y, m_x, m_y, i_x, i_y, correlation)
+        ctx.eps = eps
+        return squares.mean() / 2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, y, m_x, m_y, i_x, i_y, correlation = ctx.saved_tensors
+        scale = upstream / x.numel()
+
+        def gradient(x: Tensor, y: Tensor, m_x: Tensor, m_y: Tensor, i_x: Tensor, i_y: Tensor) -> Tensor:
+            # 1 - v i^2 = eps i^2
+            a = scale * i_x * i_x * (ctx.eps * i_x * i_x + correlation)
+            b = -scale * i_x * i_y
+            result = torch.addcmul(-(a * m_x + b * m_y), x.to(a.dtype), a)
+            return result.addcmul_(y.to(a.dtype), b).to(x.dtype)
+
+        grad_x = gradient(x, y, m_x, m_y, i_x, i_y) if ctx.needs_input_grad[0] else None
+        grad_y = gradient(y, x, m_y, m_x, i_y, i_x) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_y, None
+
+
+def instance_norm_mse(x: Tensor, y: Tensor, eps: float = 1e-5) -> Tensor:
+    """Half the mean squared difference of two instance-normalised maps (CanKD, section 3.3).
+
+    ``0.5 * mse_loss(instance_norm(x), instance_norm(y))`` in closed form: one temporary map
+    in each direction, and only ``x``, ``y`` and per-channel statistics kept in between.
+    Statistics are taken in float32 at least. It can be differentiated once; asking for a
+    second derivative raises autograd's ``RuntimeError`` that says so.
+
+    Args:
+        x: (B, C, H, W).
+        y: (B, C, H, W).
+        eps: added to the variances.
+
+    Returns:
+        A scalar of at least float32.
+    """
+    return _InstanceNormMSE.apply(x, y, eps)
+
+
+def half_mse(x: Tensor, y: Tensor) -> Tensor:
+    """``0.5 * mse_loss(x, y)`` in float32 at least, for maps that are not normalised.
+
+    Args:
+        x: any shape.
+        y: the same shape.
+
+    Returns:
+        A scalar of at least float32.
+    """
+    dtype = _statistics_dtype(x, y)
+    return F.mse_loss(x.to(dtype), y.to(dtype)) / 2
+
+
+def dot_product_context(phi: Tensor, g: Tensor) -> Tensor:
+    """What a dot-product attention needs to know of the teacher, of a size free of H and W.
+
+    Without a softmax ``(theta^T phi) g^T / N' = theta^T (phi g^T / N')``: the same numbers as
+    in the paper's order (equations 1-3), without the matrix of all pairs of positions.
+
+    Args:
+        phi: keys, (B, C', N').
+        g: values, (B, C'', N').
+
+    Returns:
+        ``g phi^T / N'``, (B, C'', C').
+    """
+    # Both factors carry a part of 1/N', so that the sum stays in the range of half precision.
+    scale = phi.shape[-1] ** -0.5
+    return (g * scale) @ (phi * scale).transpose(1, 2)
+
+
+def _in_blocks(function: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Applies an attention to blocks of queries, which the backward pass computes again."""
+    block = max(1, _BLOCK_SCORES // (q.shape[0] * k.shape[1]))
+    if block >= q.shape[1]:
+        return function(q, k, v)
+    parts = [checkpoint(function, part, k, v, use_reentrant=False) for part in q.split(block, dim=1)]
+    return torch.cat(parts, dim=1)
+
+
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """``softmax(q k^T) v`` without a scale, never holding the N x N' matrix at once.
+
+    Blocks of queries (recomputed in the backward pass) bound the memory on every torch; its own
+    ``scaled_dot_product_attention`` materialises the matrix on CPUs before 2.2, and
+    after it wherever keys and values differ in width.
+
+    Args:
+        q: queries, (B, N, C').
+        k: keys, (B, N', C').
+        v: values, (B, N', C'').
+
+    Returns:
+        (B, N, C'').
+    """
+    return _in_blocks(lambda q, k, v: (q @ k.transpose(1, 2)).softmax(-1) @ v, q, k, v)
+
+
+def relu_sum_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """``relu(q_i + k_j) v_j / N'`` summed over j: the concatenation affinity.
+
+    A 1x1 convolution of a concatenated pair is a sum of one term for each side, so only those
+    terms come in. The N x N' matrix is never held at once.
+
+    Args:
+        q: the student's terms, (B, N, 1).
+        k: the teacher's terms, (B, N', 1).
+        v: values, (B, N', C'').
+
+    Returns:
+        (B, N, C'').
+    """
+    return _in_blocks(lambda q, k, v: F.relu(q + k.transpose(1, 2)) @ (v / k.shape[1]), q, k, v)

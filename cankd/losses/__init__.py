@@ -1,0 +1,5 @@
+"""Distillation losses, registered in mmrazor's ``MODELS``."""
+
+from cankd.losses.nlkd_in_loss import CanBlock, NLKDINLoss
+
+__all__ = ["CanBlock", "NLKDINLoss"]

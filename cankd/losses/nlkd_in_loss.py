@@ -1,0 +1,233 @@
+"""CanKD's loss: cross-attention from the student to the teacher, then instance-norm MSE."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from cankd.functional import dot_product_context, half_mse, instance_norm_mse, relu_sum_attention, softmax_attention
+from cankd.published import rename_published_keys
+
+AFFINITIES = ("dot_product", "gaussian", "embedded_gaussian", "concatenation")
+
+
+def _check_positive_int(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}: got {value!r}, expected a positive integer. Change it in the loss's config.")
+
+
+class CanBlock(nn.Module):
+    """Lets every student position attend to all (pooled) teacher positions.
+
+    With theta, phi, g and W_z 1x1 convolutions and N' the number of pooled teacher positions
+    (CanKD, equations 1-4):
+
+        Z = softmax-free affinity(theta(X), pool(phi(Y))) pool(g(Y)),   X* = BN(W_z Z) + X
+
+    ``dot_product`` runs in linear order: a C' x C' context of the teacher takes the place of
+    the N x N' attention matrix, with the same numbers. Per image that costs about
+    4 C C' (N + N'') multiply-adds forward (N'' teacher positions before pooling), against an
+    extra 2 C' N N' in the paper's order; beside the input, theta(X) and the map before the
+    batch norm are kept for the backward pass.
+
+    As published, the batch norm's weight and bias start at zero, so the block adds nothing to
+    the student's map at the first step and only that weight receives a gradient in it.
+
+    Args:
+        in_channels: C, channels of both maps.
+        inter_channels: C'. Defaults to C // 2.
+        affinity: ``dot_product``; ``gaussian`` (softmax, without theta and phi);
+            ``embedded_gaussian`` (softmax); ``concatenation`` (ReLU of a 1x1 convolution of
+            the concatenated pair, divided by N').
+        pool_size: max-pool on the teacher's side, 1 for none.
+        residual: whether X is added.
+        batch_norm: whether a batch norm follows W_z. Without it W_z itself starts at zero.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        inter_channels: int | None = None,
+        affinity: str = "dot_product",
+        pool_size: int = 2,
+        residual: bool = True,
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        inter = max(in_channels // 2, 1) if inter_channels is None else inter_channels
+        self.affinity = affinity
+        self.pool_size = pool_size
+        self.residual = residual
+        self.theta = None if affinity == "gaussian" else nn.Conv2d(in_channels, inter, 1)
+        self.phi = None if affinity == "gaussian" else nn.Conv2d(in_channels, inter, 1)
+        self.concat = nn.Conv2d(2 * inter, 1, 1, bias=False) if affinity == "concatenation" else None
+        self.g = nn.Conv2d(in_channels, inter, 1)
+        self.w_z = nn.Conv2d(inter, in_channels, 1)
+        self.bn = nn.BatchNorm2d(in_channels) if batch_norm else None
+        zero_start = self.w_z if self.bn is None else self.bn
+        nn.init.zeros_(zero_start.weight)
+        nn.init.zeros_(zero_start.bias)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns the enhanced student map X*, (B, C, H, W), for student X and teacher Y of any H x W."""
+        theta = x if self.theta is None else self.theta(x)
+        phi = self._pool(y if self.phi is None else self.phi(y)).flatten(2)
+        g = self._pool(self.g(y)).flatten(2)
+        if theta.dtype == torch.float16:
+            # Sums over channels and positions leave half precision's range.
+            with torch.autocast(x.device.type, enabled=False):
+                enhanced = self._attend(theta.float(), phi.float(), g.float())
+        else:
+            enhanced = self._attend(theta, phi, g)
+        return enhanced + x if self.residual else enhanced
+
+    def _pool(self, feature: Tensor) -> Tensor:
+        return feature if self.pool_size == 1 else F.max_pool2d(feature, self.pool_size)
+
+    def _attend(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+        """BN(W_z Z) from theta(X) as a map (B, C', H, W) and the teacher's (B, C', N')."""
+        queries = theta.flatten(2)
+        if self.affinity == "dot_product":
+            # Contracting W_z with the context first leaves one product over the positions.
+            weight = self.w_z.weight.flatten(1) @ dot_product_context(phi, g)
+            enhanced = weight @ queries
+            if self.w_z.bias is not None:
+                enhanced = enhanced + self.w_z.bias[:, None]
+            enhanced = enhanced.view(theta.shape[0], -1, *theta.shape[2:])
+        else:
+            queries, phi, g = (part.transpose(1, 2) for part in (queries, phi, g))
+            if self.concat is None:
+                z = softmax_attention(queries, phi, g)
+            else:
+                student, teacher = self.concat.weight.flatten(1).chunk(2, dim=1)
+                z = relu_sum_attention(queries @ student.T, phi @ teacher.T, g)
+            enhanced = self.w_z(z.transpose(1, 2).reshape(theta.shape[0], -1, *theta.shape[2:]))
+        return enhanced if self.bn is None else self.bn(enhanced)
+
+
+@MODELS.register_module()
+class NLKDINLoss(nn.Module):
+    """CanKD loss: half the MSE of the instance-normalised X* and Y (CanKD, equations 1-6).
+
+    ``loss = loss_weight / 2 * mean((IN(X*) - IN(Y))^2)`` with X* from :class:`CanBlock`. The
+    paper's weight mu multiplies the undivided mean, hence ``loss_weight = 2 * mu``.
+
+    Args:
+        in_channels: C, channels of both maps. Give the student a connector if it has others.
+        inter_channels: C' inside the block. Defaults to C // 2.
+        affinity: ``dot_product`` (default), ``gaussian``, ``embedded_gaussian``, ``concatenation``.
+        pool_size: teacher-side max-pool: 1 (none), 2 (default), 4 or 8.
+        residual: whether the block adds the student's map. Defaults to True.
+        instance_norm: whether the maps are normalised before the MSE. Defaults to True.
+        batch_norm: whether the block ends with a batch norm. Defaults to True.
+        align: whether a student map of another H x W is resized bilinearly to the
+            teacher's. Defaults to False.
+        loss_weight: factor on the loss. Defaults to 1.0.
+
+    Raises:
+        ValueError: for an unknown affinity or a size that is not positive.
+
+    Example:
+        >>> import torch
+        >>> from cankd.losses import NLKDINLoss
+        >>> loss = NLKDINLoss(in_channels=256, loss_weight=10)
+        >>> loss(torch.randn(2, 256, 25, 42), torch.randn(2, 256, 25, 42)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        inter_channels: int | None = None,
+        affinity: str = "dot_product",
+        pool_size: int = 2,
+        residual: bool = True,
+        instance_norm: bool = True,
+        batch_norm: bool = True,
+        align: bool = False,
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        _check_positive_int("in_channels", in_channels)
+        if inter_channels is not None:
+            _check_positive_int("inter_channels", inter_channels)
+        if affinity not in AFFINITIES:
+            raise ValueError(f"affinity: got {affinity!r}, expected one of {', '.join(AFFINITIES)}.")
+        if pool_size not in (1, 2, 4, 8):
+            raise ValueError(f"pool_size: got {pool_size!r}, expected 1 (no pooling), 2, 4 or 8.")
+        self.in_channels = in_channels
+        self.instance_norm = instance_norm
+        self.align = align
+        self.loss_weight = loss_weight
+        self.block = CanBlock(in_channels, inter_channels, affinity, pool_size, residual, batch_norm)
+        self._register_load_state_dict_pre_hook(rename_published_keys)
+
+    def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
+        """Computes the loss.
+
+        Args:
+            s_feature: the student's map, (B, C, H, W).
+            t_feature: the teacher's map, (B, C, H, W); another H x W only with ``align``.
+
+        Returns:
+            A scalar of at least float32.
+
+        Raises:
+            TypeError: if a map is not a floating point tensor.
+            ValueError: if shapes or devices do not fit.
+        """
+        self._check(s_feature, t_feature)
+        if self.align and s_feature.shape[2:] != t_feature.shape[2:]:
+            s_feature = F.interpolate(s_feature, t_feature.shape[2:], mode="bilinear", align_corners=False)
+        enhanced = self.block(s_feature, t_feature)
+        distance = instance_norm_mse if self.instance_norm else half_mse
+        return self.loss_weight * distance(enhanced, t_feature)
+
+    def _check(self, s_feature: Tensor, t_feature: Tensor) -> None:
+        for side, feature in (("student", s_feature), ("teacher", t_feature)):
+            if not isinstance(feature, Tensor):
+                raise TypeError(
+                    f"{side} feature: got {type(feature).__name__}, expected one tensor (B, C, H, W). "
+                    "A recorder of several levels needs `data_idx` in loss_forward_mappings."
+                )
+            if not feature.is_floating_point():
+                raise TypeError(
+                    f"{side} feature: got {feature.dtype}, expected a floating point map. "
+                    "Check which module the recorder's `source` names."
+                )
+            shape = tuple(feature.shape)
+            if feature.dim() != 4:
+                raise ValueError(
+                    f"{side} feature: got shape {shape}, expected 4 dimensions (B, C, H, W). Record a module "
+                    "that puts out a map, not a sequence of tokens."
+                )
+            if feature.shape[1] != self.in_channels:
+                raise ValueError(
+                    f"{side} feature: got {feature.shape[1]} channels in {shape}, expected in_channels="
+                    f"{self.in_channels}. Set in_channels to the teacher's channels and, if the student's differ, "
+                    f"add a connector to the {side}'s side of the mapping: dict(type='ConvModuleConnector', "
+                    f"in_channel={feature.shape[1]}, out_channel={self.in_channels}, norm_cfg=None, act_cfg=None)."
+                )
+        s_shape, t_shape = tuple(s_feature.shape), tuple(t_feature.shape)
+        if s_feature.device != t_feature.device:
+            raise ValueError(
+                f"got the student's map on {s_feature.device} and the teacher's on {t_feature.device}, "
+                "expected one device. Move both models to the same one."
+            )
+        if s_shape[0] != t_shape[0]:
+            raise ValueError(
+                f"got batch {s_shape[0]} (student) and {t_shape[0]} (teacher), expected the same images on "
+                "both sides. Check `record_idx` in loss_forward_mappings."
+            )
+        if s_shape[2:] != t_shape[2:] and not self.align:
+            raise ValueError(
+                f"got H x W {s_shape[2:]} (student) and {t_shape[2:]} (teacher), expected equal sizes. Pick levels "
+                "of the same stride with `data_idx`, or set align=True to resize the student's map."
+            )
+        if min(t_shape[2:]) < self.block.pool_size:
+            raise ValueError(
+                f"got a teacher map of H x W {t_shape[2:]}, expected at least pool_size={self.block.pool_size}. "
+                "Use a smaller pool_size, a finer level or larger images."
+            )

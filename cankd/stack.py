@@ -1,0 +1,163 @@
+"""What the released mmrazor 1.0.0 needs to run on the library stacks of today.
+
+This is the only module that knows about versions. Every measure below is taken only where
+the installed libraries need it, so all of them fall away once mmrazor is repaired.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import pickle
+import sys
+import types
+from typing import Any, Iterator
+
+_NEEDED = ("torch", "mmengine", "mmcv", "mmdet", "mmseg", "mmrazor")
+_QUANTIZATION = "mmrazor.structures.quantization"
+
+
+def check_installed() -> None:
+    """Checks that the libraries this package extends are there.
+
+    Raises:
+        ImportError: if one is missing; the message says how to get them.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"cankd extends torch and the OpenMMLab libraries, but cannot find: {', '.join(missing)}. "
+            "`bash tools/setup_env.sh` in a checkout of cankd builds a complete environment; "
+            "requirements/modern.txt (OneDL's releases, Python >= 3.10) and requirements/paper.txt "
+            "(the originals, Python 3.8 to 3.11) list tested versions to install by hand, "
+            "mmrazor itself with `pip install --no-deps mmrazor==1.0.0`."
+        )
+
+
+@contextlib.contextmanager
+def _answered_version_guards() -> Iterator[None]:
+    """Lets mmrazor 1.0 (mmcv <= 2.1.0) and mmcls (mmcv < 2.1.0) import beside a newer mmcv.
+
+    Both only compare ``mmcv.__version__`` while they are imported; nothing that
+    distillation uses has changed in mmcv since.
+    """
+    import mmcv
+    from mmengine.utils import digit_version
+
+    real = mmcv.__version__
+    if digit_version(real) > digit_version("2.0.1"):
+        mmcv.__version__ = "2.0.1"
+    try:
+        yield
+    finally:
+        mmcv.__version__ = real
+
+
+class _QuantizationStub(types.ModuleType):
+    """Stands in for ``mmrazor.structures.quantization``: every public name is an empty class.
+
+    mmrazor 1.0 imports functions for it that torch removed in 2.0 (``reverse2`` and others),
+    and everything else in mmrazor imports it. Distillation never touches quantisation.
+    """
+
+    __path__: list[str] = []
+    __all__: list[str] = []
+
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {"__module__": self.__name__})
+
+
+def _import_mmrazor() -> None:
+    """Imports mmrazor and fills its registries, with the quantisation stub only if needed."""
+    with _answered_version_guards():
+        try:
+            importlib.import_module("mmrazor.structures")
+        except ImportError:
+            for name in [n for n in sys.modules if n.startswith("mmrazor.structures")]:
+                del sys.modules[name]
+            sys.modules[_QUANTIZATION] = _QuantizationStub(_QUANTIZATION)
+        from mmrazor.utils import register_all_modules
+
+        register_all_modules(init_default_scope=False)
+
+
+def _map_distribution_names() -> None:
+    """Lets mmengine find libraries that are installed under another distribution name.
+
+    mmengine looks ``mmseg::...`` up as the distribution ``mmsegmentation``. OneDL's is called
+    ``onedl-mmsegmentation``, so mmengine would run ``pip install mmsegmentation`` over it.
+    Under its module's name mmengine finds any package by its import specification.
+    """
+    from mmengine.config.utils import MODULE2PACKAGE
+    from mmengine.utils import is_installed
+
+    for module, distribution in MODULE2PACKAGE.items():
+        if not is_installed(distribution) and is_installed(module):
+            MODULE2PACKAGE[module] = module
+
+
+def _checkpoint_classes() -> list[Any]:
+    """The classes, beside tensors, that mmengine writes into a checkpoint's message hub."""
+    import numpy as np
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    try:  # numpy >= 2
+        from numpy._core.multiarray import _reconstruct, scalar
+    except ImportError:
+        from numpy.core.multiarray import _reconstruct, scalar
+    numbers = [type(np.dtype(kind)) for kind in "fdlqi?"]
+    return [HistoryBuffer, _reconstruct, scalar, np.ndarray, np.dtype, *dict.fromkeys(numbers), getattr]
+
+
+def _register_safe_globals() -> None:
+    """Lets ``torch.load``'s safe default (torch >= 2.6) read mmengine checkpoints."""
+    import torch
+
+    if hasattr(torch.serialization, "add_safe_globals"):
+        torch.serialization.add_safe_globals(_checkpoint_classes())
+
+
+def load_safely(path: str) -> Any:
+    """Reads a checkpoint without running code that it might carry.
+
+    torch before 2.4 cannot be told which classes to trust beside tensors, so there the same
+    classes are allowed through an unpickler of our own.
+
+    Args:
+        path: the file to read; tensors are put on the CPU.
+
+    Raises:
+        pickle.UnpicklingError: if the file holds anything but tensors, plain containers and
+            the classes mmengine writes.
+    """
+    import torch
+
+    if hasattr(torch.serialization, "add_safe_globals"):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+    from torch._weights_only_unpickler import _get_allowed_globals
+
+    allowed = dict(_get_allowed_globals())
+    for item in _checkpoint_classes():
+        allowed[f"{item.__module__}.{item.__qualname__}"] = item
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            try:
+                return allowed[f"{module}.{name}".replace("__builtin__", "builtins")]
+            except KeyError:
+                raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a checkpoint.") from None
+
+    restricted = types.SimpleNamespace(Unpickler=Unpickler, load=pickle.load, __name__="pickle")
+    return torch.load(path, map_location="cpu", pickle_module=restricted)
+
+
+def prepare() -> None:
+    """Makes mmrazor importable, registers its modules and mends what stands in the way."""
+    check_installed()
+    _map_distribution_names()
+    _import_mmrazor()
+    _register_safe_globals()
