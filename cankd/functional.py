@@ -6,13 +6,16 @@ from typing import Callable
 
 import torch
 import torch.nn.functional as F
+from mmengine.utils import digit_version
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 _SPATIAL = (2, 3)
-# Attention scores that a block of student positions may hold at once (64 MB in float32).
-_BLOCK_SCORES = 1 << 24
+# Attention scores that a block of student positions may hold at once: 36 MB in float32, just
+# over the size up to which glibc may keep freed memory, fragmented, instead of returning it.
+_BLOCK_SCORES = 9 << 20
+# torch's attention runs in bounded memory on CPUs, too, from this release on.
+_BOUNDED_ATTENTION = digit_version(torch.__version__) >= digit_version("2.2.0")
 
 
 def _statistics_dtype(x: Tensor, y: Tensor) -> torch.dtype:
@@ -47,9 +50,12 @@ class _InstanceNormMSE(torch.autograd.Function):
         return squares.mean() / 2
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, y, m_x, m_y, i_x, i_y, correlation = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # create_graph=True: the saved statistics carry no graph, the definition does.
+            loss = half_mse(F.instance_norm(x, eps=ctx.eps), F.instance_norm(y, eps=ctx.eps))
+            return (*torch.autograd.grad(loss, (x, y), upstream, create_graph=True, allow_unused=True), None)
         scale = upstream / x.numel()
 
         def gradient(x: Tensor, y: Tensor, m_x: Tensor, m_y: Tensor, i_x: Tensor, i_y: Tensor) -> Tensor:
@@ -69,8 +75,8 @@ def instance_norm_mse(x: Tensor, y: Tensor, eps: float = 1e-5) -> Tensor:
 
     ``0.5 * mse_loss(instance_norm(x), instance_norm(y))`` in closed form: one temporary map
     in each direction, and only ``x``, ``y`` and per-channel statistics kept in between.
-    Statistics are taken in float32 at least. It can be differentiated once; asking for a
-    second derivative raises autograd's ``RuntimeError`` that says so.
+    Statistics are taken in float32 at least. A backward pass that is itself differentiated
+    (``create_graph=True``) goes through the definition instead, with its memory.
 
     Args:
         x: (B, C, H, W).
@@ -127,19 +133,23 @@ def _in_blocks(function: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """``softmax(q k^T) v`` without a scale, never holding the N x N' matrix at once.
 
-    Blocks of queries (recomputed in the backward pass) bound the memory on every torch; its own
-    ``scaled_dot_product_attention`` materialises the matrix on CPUs before 2.2, and
-    after it wherever keys and values differ in width.
+    torch's own attention does that if keys and values have one width and lie contiguously.
+    Older releases materialise the matrix on CPUs; there, blocks of queries that the backward
+    pass computes again bound the memory.
 
     Args:
         q: queries, (B, N, C').
         k: keys, (B, N', C').
-        v: values, (B, N', C'').
+        v: values, (B, N', C''), C'' <= C'.
 
     Returns:
         (B, N, C'').
     """
-    return _in_blocks(lambda q, k, v: (q @ k.transpose(1, 2)).softmax(-1) @ v, q, k, v)
+    if not _BOUNDED_ATTENTION:
+        return _in_blocks(lambda q, k, v: (q @ k.transpose(1, 2)).softmax(-1) @ v, q, k, v)
+    width = v.shape[-1]
+    heads = (part[:, None].contiguous() for part in (q, k, F.pad(v, (0, k.shape[-1] - width))))
+    return F.scaled_dot_product_attention(*heads, scale=1.0)[:, 0, :, :width]
 
 
 def relu_sum_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import inspect
+import io
 import pickle
 import sys
 import types
@@ -72,7 +74,12 @@ class _QuantizationStub(types.ModuleType):
 
 def _import_mmrazor() -> None:
     """Imports mmrazor and fills its registries, with the quantisation stub only if needed."""
-    with _answered_version_guards():
+    from mmengine.logging import MMLogger
+
+    # OneDL's libraries print a debugging line each where an optional package is absent. The
+    # default logger must exist before, or it would write to the swallowed stream for good.
+    MMLogger.get_current_instance()
+    with _answered_version_guards(), contextlib.redirect_stdout(io.StringIO()):
         try:
             importlib.import_module("mmrazor.structures")
         except ImportError:
@@ -99,17 +106,44 @@ def _map_distribution_names() -> None:
             MODULE2PACKAGE[module] = module
 
 
-def _checkpoint_classes() -> list[Any]:
-    """The classes, beside tensors, that mmengine writes into a checkpoint's message hub."""
+def _method_of_known_class(owner: Any, name: str) -> Any:
+    """Takes ``getattr``'s place in checkpoints: only plain functions of the two known families."""
+    from mmengine.logging.history_buffer import HistoryBuffer
+    from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+
+    method = getattr(owner, name)
+    if not (inspect.isclass(owner) and issubclass(owner, (HistoryBuffer, _ParamScheduler))):
+        raise pickle.UnpicklingError(f"getattr on {owner!r} is not allowed in a checkpoint.")
+    if not inspect.isfunction(method):
+        raise pickle.UnpicklingError(f"getattr of {name!r} is not allowed in a checkpoint.")
+    return method
+
+
+def _checkpoint_globals() -> dict[str, Any]:
+    """What mmengine writes into a checkpoint beside tensors, by its pickled name.
+
+    The message hub holds ``HistoryBuffer`` objects with numpy arrays and, like one-cycle
+    schedules, functions of their own classes, which pickle as ``getattr(class, name)``.
+    """
+    import _codecs
+
     import numpy as np
     from mmengine.logging.history_buffer import HistoryBuffer
+    from mmengine.optim.scheduler import param_scheduler
 
     try:  # numpy >= 2
-        from numpy._core.multiarray import _reconstruct, scalar
+        from numpy._core import multiarray
     except ImportError:
-        from numpy.core.multiarray import _reconstruct, scalar
-    numbers = [type(np.dtype(kind)) for kind in "fdlqi?"]
-    return [HistoryBuffer, _reconstruct, scalar, np.ndarray, np.dtype, *dict.fromkeys(numbers), getattr]
+        from numpy.core import multiarray  # type: ignore[no-redef]
+    items = [HistoryBuffer, _codecs.encode, np.ndarray, np.dtype]
+    items += [item for item in vars(param_scheduler).values() if inspect.isclass(item)]
+    items += {type(np.dtype(kind)) for kind in "fdlqi?"}
+    names = {f"{item.__module__}.{item.__qualname__}": item for item in items}
+    for package in ("numpy.core", "numpy._core"):  # either numpy reads the other's files
+        names[f"{package}.multiarray._reconstruct"] = multiarray._reconstruct
+        names[f"{package}.multiarray.scalar"] = multiarray.scalar
+    names["builtins.getattr"] = _method_of_known_class
+    return names
 
 
 def _register_safe_globals() -> None:
@@ -117,21 +151,21 @@ def _register_safe_globals() -> None:
     import torch
 
     if hasattr(torch.serialization, "add_safe_globals"):
-        torch.serialization.add_safe_globals(_checkpoint_classes())
+        torch.serialization.add_safe_globals([(item, name) for name, item in _checkpoint_globals().items()])
 
 
 def load_safely(path: str) -> Any:
     """Reads a checkpoint without running code that it might carry.
 
-    torch before 2.4 cannot be told which classes to trust beside tensors, so there the same
-    classes are allowed through an unpickler of our own.
+    Older torch cannot be told which classes to trust beside tensors, so there the same ones
+    are allowed through an unpickler of our own.
 
     Args:
         path: the file to read; tensors are put on the CPU.
 
     Raises:
         pickle.UnpicklingError: if the file holds anything but tensors, plain containers and
-            the classes mmengine writes.
+            what mmengine writes.
     """
     import torch
 
@@ -140,16 +174,14 @@ def load_safely(path: str) -> Any:
 
     from torch._weights_only_unpickler import _get_allowed_globals
 
-    allowed = dict(_get_allowed_globals())
-    for item in _checkpoint_classes():
-        allowed[f"{item.__module__}.{item.__qualname__}"] = item
+    allowed = {**_get_allowed_globals(), **_checkpoint_globals()}
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
-            try:
-                return allowed[f"{module}.{name}".replace("__builtin__", "builtins")]
-            except KeyError:
-                raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a checkpoint.") from None
+            key = f"{module}.{name}".replace("__builtin__.", "builtins.")
+            if key not in allowed:
+                raise pickle.UnpicklingError(f"{key} is not allowed in a checkpoint.")
+            return allowed[key]
 
     restricted = types.SimpleNamespace(Unpickler=Unpickler, load=pickle.load, __name__="pickle")
     return torch.load(path, map_location="cpu", pickle_module=restricted)

@@ -81,7 +81,10 @@ class CanBlock(nn.Module):
                 enhanced = self._attend(theta.float(), phi.float(), g.float())
         else:
             enhanced = self._attend(theta, phi, g)
-        return enhanced + x if self.residual else enhanced
+        if not self.residual:
+            return enhanced
+        # No backward pass needs the map before the addition, so its memory serves for the sum.
+        return enhanced.add_(x) if enhanced.dtype == x.dtype else enhanced + x
 
     def _pool(self, feature: Tensor) -> Tensor:
         return feature if self.pool_size == 1 else F.max_pool2d(feature, self.pool_size)

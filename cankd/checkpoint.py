@@ -1,0 +1,86 @@
+"""Reading distillation checkpoints safely and writing files whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cankd.stack import load_safely
+
+STUDENT_PREFIX = "architecture."
+
+
+def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint without running code from it.
+
+    Args:
+        path: a ``.pth`` file.
+
+    Returns:
+        What it holds, tensors on the CPU; a bare state dict is put under ``state_dict``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no checkpoint, or holds more than tensors and plain values.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"checkpoint: got {path}, expected an existing .pth file. Check the path.")
+    try:
+        checkpoint = load_safely(str(path))
+    except Exception as error:
+        raise ValueError(
+            f"{path}: cannot be read as a checkpoint of tensors and plain values ({error}). Give a .pth file that "
+            "tools/train.py wrote."
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path}: got a {type(checkpoint).__name__}, expected a checkpoint (a dict).")
+    return checkpoint if "state_dict" in checkpoint else {"state_dict": checkpoint}
+
+
+def is_distillation_state_dict(state_dict: dict[str, Any]) -> bool:
+    """Whether a state dict is a distillation algorithm's: a student beside a teacher or a distiller."""
+    return any(key.startswith(STUDENT_PREFIX) for key in state_dict) and any(
+        key.startswith(("teacher.", "distiller.")) for key in state_dict
+    )
+
+
+def student_state_dict(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The student's tensors of a distillation state dict, under the names of the student alone.
+
+    Args:
+        state_dict: of a distillation algorithm.
+
+    Raises:
+        ValueError: if it is not a distillation algorithm's.
+    """
+    if not is_distillation_state_dict(state_dict):
+        some = ", ".join(list(state_dict)[:3]) or "none"
+        raise ValueError(
+            f"not a distillation checkpoint: expected keys that start with '{STUDENT_PREFIX}' beside ones that start "
+            f"with 'teacher.' or 'distiller.', got {some}. A student's own checkpoint needs no conversion."
+        )
+    return {key[len(STUDENT_PREFIX) :]: value for key, value in state_dict.items() if key.startswith(STUDENT_PREFIX)}
+
+
+def save_whole(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Writes a checkpoint so that the file is either complete or not there (or still the old one).
+
+    Args:
+        checkpoint: what to save.
+        path: the file; its folder is made if needed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        torch.save(checkpoint, temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,5 @@
+"""What training and testing need beyond mmengine."""
+
+from cankd.engine.runner import CPUDistributedDataParallel, Runner
+
+__all__ = ["CPUDistributedDataParallel", "Runner"]

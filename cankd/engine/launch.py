@@ -1,0 +1,58 @@
+"""What the command line tools share: arguments and configuration."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from torch import distributed
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that ``train.py`` and ``test.py`` have in common, as mmrazor's tools have them."""
+    parser.add_argument("config", help="configuration file")
+    parser.add_argument("--work-dir", help="folder for logs, checkpoints and metrics")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="overrides of the configuration, key=value; teacher_ckpt=FILE replaces the teacher's checkpoint "
+        "whatever the configuration. A list is written key=a,b or key='[a,b]', without blanks.",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Reads the configuration of a parsed command line and applies its overrides.
+
+    Args:
+        args: parsed arguments of :func:`add_run_arguments`.
+
+    Returns:
+        The configuration; ``work_dir`` is the command line's, else the file's, else
+        ``work_dirs/<name of the file>``.
+
+    Raises:
+        FileNotFoundError: if the configuration does not exist.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    if not Path(args.config).is_file():
+        raise FileNotFoundError(f"config: got {args.config}, expected an existing file. Check the path.")
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if "teacher_ckpt" in cfg:
+        cfg.model.teacher_ckpt = cfg.pop("teacher_ckpt")
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
+    return cfg
+
+
+def leave_process_group() -> None:
+    """Ends a distributed run in step: a process that exits while another still talks to it aborts that one."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()

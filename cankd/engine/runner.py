@@ -1,0 +1,47 @@
+"""mmengine's runner, also for several processes on machines without a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mmengine.runner
+from mmengine.device import get_device
+from mmengine.dist import is_distributed
+from mmengine.logging import print_log
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.registry import MODEL_WRAPPERS
+from torch import distributed, nn
+
+
+@MODEL_WRAPPERS.register_module()
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """``MMDistributedDataParallel`` for models on the CPU, which have no ``device_ids``."""
+
+    def __init__(self, module: nn.Module, device_ids: Any = None, **kwargs: Any) -> None:
+        super().__init__(module=module, device_ids=None, **kwargs)
+
+
+class Runner(mmengine.runner.Runner):
+    """mmengine's ``Runner``, which on a CPU trains with gloo and plain batch norms.
+
+    mmengine selects a CUDA device for every process and hands it to the model wrapper. Where
+    there is none, the process group is made here first and the model wrapped without devices.
+    SyncBN, which torch has for GPUs only, becomes BN then, as mmengine does in single runs.
+    """
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Starts the process group with gloo if there is no GPU, then goes on as usual."""
+        if self.distributed and not is_distributed() and get_device() == "cpu":
+            distributed.init_process_group(backend="gloo")
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wraps the model for distributed training, on CPUs without devices and without SyncBN."""
+        if self.distributed and get_device() == "cpu":
+            if any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
+                print_log("SyncBN needs GPUs: it is replaced by BN in this run on the CPU.", logger="current")
+                model = revert_sync_batchnorm(model)
+            model_wrapper_cfg = dict(model_wrapper_cfg or {}, type="CPUDistributedDataParallel")
+            model_wrapper_cfg.setdefault("broadcast_buffers", False)
+            model_wrapper_cfg.setdefault("find_unused_parameters", self.cfg.get("find_unused_parameters", False))
+        return super().wrap_model(model_wrapper_cfg, model)

@@ -1,0 +1,73 @@
+"""What the tests share: tolerances, helpers to run the tools, small data."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+import torch
+
+import cankd  # noqa: F401  (makes mmrazor importable for every test)
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+
+# Relative error allowed per dtype, of the norm of the whole tensor. The half types are limited
+# by the rounding of the maps themselves, 2^-8 and 2^-11, carried through four products and a
+# max-pool, in which rounding also changes which of two near values wins.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4, torch.bfloat16: 0.1, torch.float16: 3e-2}
+
+
+def relative_error(got: torch.Tensor, expected: torch.Tensor, floor: float = 1e-10) -> float:
+    """Norm of the difference over the norm of what was expected (absolute below ``floor``)."""
+    difference = (got.double() - expected.double()).norm().item()
+    return difference / max(expected.double().norm().item(), floor)
+
+
+def enliven(module: torch.nn.Module, seed: int = 0) -> None:
+    """Draws every parameter at random: at its zero start the block would be dead in a test."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def run_command(*command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess:
+    """Runs a command from the checkout's root, as a user would, and returns what it printed."""
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT), **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+    )
+    assert not check or done.returncode == 0, done.stdout[-6000:]
+    return done
+
+
+@pytest.fixture(scope="session")
+def run_tool() -> Callable[..., subprocess.CompletedProcess]:
+    """Runs ``python tools/NAME ARGS``; pass check=False to look at a failure."""
+
+    def run(name: str, *args: Any, **kwargs: Any) -> subprocess.CompletedProcess:
+        return run_command(sys.executable, str(ROOT / "tools" / name), *map(str, args), **kwargs)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mini_data(tmp_path_factory, run_tool) -> Path:
+    """Eight training and eight validation scenes of the quickstart's data."""
+    out = tmp_path_factory.mktemp("data") / "mini"
+    run_tool("dataset_tools/make_quickstart_data.py", "--out", out, "--train", 8, "--val", 8)
+    return out

@@ -1,0 +1,42 @@
+"""A hook that the training tests' configurations import: writes what each process saw."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class RecordingHook(Hook):
+    """Appends each iteration's losses and gradient norms to ``work_dir/rank<i>.jsonl``.
+
+    Gradient norms are per top-level part of the algorithm and, within the distiller, per
+    parameter; None stands for a parameter without a gradient.
+    """
+
+    def before_train(self, runner):
+        self.file = Path(runner.work_dir) / f"rank{get_rank()}.jsonl"
+        step = runner.optim_wrapper.optimizer.step
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+        def recording_step(*args, **kwargs):
+            norms: dict = {}
+            for name, parameter in model.named_parameters():
+                key = name if name.startswith("distiller") else name.split(".")[0]
+                if parameter.grad is not None:
+                    norms[key] = norms.get(key, 0.0) + float(parameter.grad.double().square().sum())
+            self.norms = {key: value**0.5 for key, value in norms.items()}
+            return step(*args, **kwargs)
+
+        runner.optim_wrapper.optimizer.step = recording_step
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        losses = {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in outputs.items()}
+        with self.file.open("a") as file:
+            file.write(json.dumps({"losses": losses, "gradients": self.norms}) + "\n")

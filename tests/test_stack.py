@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.hub import get_config
+from mmengine.logging import HistoryBuffer
+from mmengine.utils import is_installed
+from mmrazor.registry import MODELS
+
+from cankd import stack
+
+
+def test_importing_cankd_registers_mmrazor_and_us():
+    code = (
+        "import cankd; from mmrazor.registry import MODELS, TASK_UTILS\n"
+        "for name in ('FpnTeacherDistill', 'SingleTeacherDistill', 'ConfigurableDistiller', 'PKDLoss', 'NLKDINLoss'):\n"
+        "    assert MODELS.get(name), name\n"
+        "assert TASK_UTILS.get('ModuleOutputsRecorder')\n"
+        "import logging; from mmengine.logging import print_log\n"
+        "print_log('still heard', logger='current', level=logging.WARNING)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, check=True)
+    # One line: nothing of the libraries' chatter, and the default logger still speaks.
+    assert len(done.stdout.strip().splitlines()) == 1 and b"still heard" in done.stdout
+
+
+def test_the_version_of_mmcv_is_left_as_it_was():
+    import mmcv
+    from mmcv.version import __version__
+
+    assert mmcv.__version__ == __version__
+
+
+def test_missing_libraries_are_named_with_the_cure(monkeypatch):
+    monkeypatch.setattr(stack, "_NEEDED", ("torch", "no_such_library"))
+    with pytest.raises(ImportError, match="cannot find: no_such_library.*setup_env.sh"):
+        stack.check_installed()
+
+
+def test_stock_configurations_are_found_without_an_installation(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("would install a package at run time")
+
+    monkeypatch.setattr("mmengine.utils.package_utils.call_command", refuse)
+    assert all(is_installed(MODULE2PACKAGE[name]) for name in ("mmdet", "mmseg", "mmrazor"))
+    assert get_config("mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py").model.type == "EncoderDecoder"
+    assert get_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py").model.type == "RetinaNet"
+
+
+def test_quantisation_is_replaced_only_by_classes():
+    module = sys.modules["mmrazor.structures.quantization"]
+    assert isinstance(module.BackendConfigs, (type, dict))
+    assert MODELS.get("ConfigurableDistiller") is not None
+
+
+def test_checkpoints_of_mmengine_load_safely(tmp_path):
+    history = HistoryBuffer()
+    for value in (1.0, np.float64(2.0)):
+        history.update(value)
+    file = str(tmp_path / "run.pth")
+    torch.save({"message_hub": {"log_scalars": {"loss": history}}, "state_dict": {"weight": torch.ones(3)}}, file)
+    loaded = stack.load_safely(file)
+    assert loaded["message_hub"]["log_scalars"]["loss"].mean() == 1.5
+    assert torch.equal(loaded["state_dict"]["weight"], torch.ones(3))
+
+
+class _Malicious:
+    def __reduce__(self):
+        return (print, ("code from a checkpoint ran",))
+
+
+def test_code_in_a_checkpoint_is_refused(tmp_path, capsys):
+    file = str(tmp_path / "malicious.pth")
+    torch.save({"state_dict": {"weight": _Malicious()}}, file)
+    with pytest.raises(Exception, match="(?i)unpickl|not allowed|weights"):
+        stack.load_safely(file)
+    assert "code from a checkpoint" not in capsys.readouterr().out
+
+
+def test_dino_keeps_the_published_shapes():
+    from cankd.models import stock_model
+
+    model = stock_model(
+        "mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py", backbone=dict(init_cfg=None), encoder=dict(num_layers=1)
+    )
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    # dino-4scale_r50_8xb2-12e_coco_20221202_182705-55b2bba2.pth
+    assert shapes["decoder.ref_point_head.layers.0.weight"] == (256, 512)
+    assert shapes["bbox_head.cls_branches.0.weight"] == (80, 256)
+    assert shapes["query_embedding.weight"] == (900, 256)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from cankd.models import stock_model
+from cankd.models.stock import merge_differences, stock_config
+
+RETINANET = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
+
+
+def test_differences_are_merged_deeply_and_the_rest_is_stock():
+    model = stock_model(RETINANET, backbone=dict(depth=18, init_cfg=None), neck=dict(in_channels=[64, 128, 256, 512]))
+    assert len(model.backbone.layer1) == 2 and model.bbox_head.num_classes == 80
+    model = stock_model(RETINANET, backbone=dict(init_cfg=None), bbox_head=dict(num_classes=3))
+    assert model.bbox_head.num_classes == 3 and model.backbone.frozen_stages == 1
+
+
+def test_arguments_that_the_stock_config_leaves_at_their_default_are_known():
+    model = stock_model(RETINANET, backbone=dict(base_channels=16, init_cfg=None), neck=dict(in_channels=[64, 128, 256, 512]))
+    assert model.backbone.conv1.out_channels == 16
+
+
+@pytest.mark.parametrize(
+    ("differences", "message"),
+    [
+        ({"bbox_head": {"num_class": 3}}, "bbox_head.num_class.*num_classes"),
+        ({"head": {"num_classes": 3}}, "head"),
+        ({"train_cfg": {"asigner": {}}}, "assigner"),
+        ({"bbox_head": {"anchor_generator": {"stride": [4]}}}, "strides"),
+    ],
+    ids=str,
+)
+def test_unknown_keys_are_refused_with_the_nearest_names(differences, message):
+    with pytest.raises(KeyError, match=message):
+        stock_model(RETINANET, **differences)
+
+
+def test_delete_replaces_a_dict():
+    merged = merge_differences({"loss": {"type": "A", "w": 1}}, {"loss": {"_delete_": True, "type": "B"}}, "model")
+    assert merged == {"loss": {"type": "B"}}
+
+
+def test_a_dict_over_a_list_goes_into_each_of_its_dicts():
+    cascade = "mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py"
+    heads = stock_config(cascade, roi_head=dict(bbox_head=dict(num_classes=3)))["roi_head"]["bbox_head"]
+    assert [head["num_classes"] for head in heads] == [3, 3, 3]
+
+
+def test_a_configuration_file_of_ones_own_can_be_the_stock(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(f"model = dict(type='mmrazor.StockModel', cfg='{RETINANET}', bbox_head=dict(num_classes=5))\n")
+    config = stock_config(str(file), backbone=dict(depth=101))
+    assert config["bbox_head"]["num_classes"] == 5 and config["backbone"]["depth"] == 101

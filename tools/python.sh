@@ -1,0 +1,11 @@
+# Sourced by the shell tools: sets PYTHON to the caller's choice, the active environment's
+# interpreter, the one that tools/setup_env.sh made, or the PATH's, and PYTHONPATH to the checkout.
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [ -z "${PYTHON:-}" ]; then
+  if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] || [ ! -x "$repo/.venv/bin/python" ]; then
+    PYTHON=python
+  else
+    PYTHON=$repo/.venv/bin/python
+  fi
+fi
+export PYTHON PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"
