@@ -55,7 +55,8 @@ class _InstanceNormMSE(torch.autograd.Function):
         if torch.is_grad_enabled():
             # create_graph=True: the saved statistics carry no graph, the definition does.
             loss = half_mse(F.instance_norm(x, eps=ctx.eps), F.instance_norm(y, eps=ctx.eps))
-            return (*torch.autograd.grad(loss, (x, y), upstream, create_graph=True, allow_unused=True), None)
+            first, second = torch.autograd.grad(loss, (x, y), upstream, create_graph=True, allow_unused=True)
+            return first, second, None
         scale = upstream / x.numel()
 
         def gradient(x: Tensor, y: Tensor, m_x: Tensor, m_y: Tensor, i_x: Tensor, i_y: Tensor) -> Tensor:
@@ -148,8 +149,8 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if not _BOUNDED_ATTENTION:
         return _in_blocks(lambda q, k, v: (q @ k.transpose(1, 2)).softmax(-1) @ v, q, k, v)
     width = v.shape[-1]
-    heads = (part[:, None].contiguous() for part in (q, k, F.pad(v, (0, k.shape[-1] - width))))
-    return F.scaled_dot_product_attention(*heads, scale=1.0)[:, 0, :, :width]
+    q, k, v = (part[:, None].contiguous() for part in (q, k, F.pad(v, (0, k.shape[-1] - width))))
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[:, 0, :, :width]
 
 
 def relu_sum_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def rename_published_keys(state_dict: dict[str, Any], prefix: str, *_: Any) -> N
         name = key[len(prefix + _PREFIX) :]
         for published, ours in _MODULES.items():
             if name.startswith(published):
-                state_dict[f"{prefix}block.{ours}{name[len(published):]}"] = state_dict.pop(key)
+                state_dict[f"{prefix}block.{ours}{name[len(published) :]}"] = state_dict.pop(key)
                 break
 
 

@@ -15,9 +15,17 @@ class ReferenceCanLoss(nn.Module):
     after pooling, C' = inter_channels.
     """
 
-    def __init__(self, in_channels: int, inter_channels: int | None = None, affinity: str = "dot_product",
-                 pool_size: int = 2, residual: bool = True, instance_norm: bool = True,
-                 batch_norm: bool = True, loss_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        inter_channels: int | None = None,
+        affinity: str = "dot_product",
+        pool_size: int = 2,
+        residual: bool = True,
+        instance_norm: bool = True,
+        batch_norm: bool = True,
+        loss_weight: float = 1.0,
+    ) -> None:
         super().__init__()
         inter = inter_channels or max(in_channels // 2, 1)
         self.affinity, self.residual, self.loss_weight = affinity, residual, loss_weight
@@ -33,6 +41,7 @@ class ReferenceCanLoss(nn.Module):
         self.norm = nn.InstanceNorm2d(in_channels) if instance_norm else nn.Identity()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns the loss of a student map X and a teacher map Y, both (B, C, H, W)."""
         theta = x if self.affinity == "gaussian" else self.theta(x)
         phi = self.pool(y if self.affinity == "gaussian" else self.phi(y))
         theta, phi, g = theta.flatten(2), phi.flatten(2), self.pool(self.g(y)).flatten(2)  # (B, C', N), (B, C', N')

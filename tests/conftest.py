@@ -49,7 +49,7 @@ def run_command(*command: str, check: bool = True, **env: str) -> subprocess.Com
         env={**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT), **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
     )
     assert not check or done.returncode == 0, done.stdout[-6000:]
     return done

@@ -35,7 +35,7 @@ def _pair(channels, dtype, **variant):
     return ours, reference
 
 
-def _maps(shape, dtype=torch.float64):
+def _maps(shape, dtype=torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(shape, dtype=torch.float64).to(dtype), torch.randn(shape, dtype=torch.float64).to(dtype)
 
 
@@ -109,7 +109,7 @@ def test_float16_autocast_does_not_overflow(affinity):
         with torch.autocast("cpu", dtype=torch.float16):
             loss = ours(x.requires_grad_(), y)
         loss.backward()
-        assert torch.isfinite(loss) and torch.isfinite(x.grad).all()
+        assert torch.isfinite(loss) and x.grad is not None and torch.isfinite(x.grad).all()
     else:
         # With the loss scale of a usual AMP run, without which small gradients underflow.
         _compare(ours, reference, x, y, TOLERANCE[torch.float16], autocast=torch.float16, loss_scale=2**10)
@@ -156,12 +156,20 @@ def test_starts_as_published_with_a_block_that_adds_nothing():
 
 
 def test_the_matrix_of_all_pairs_never_exists():
-    kept = []
+    kept: list = []
     ours, _ = _pair(8, torch.float32)
     x, y = _maps((1, 8, 40, 40), torch.float32)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(_keeping(kept), lambda t: t):
         ours(x.requires_grad_(), y)
     assert max(kept) <= x.numel()
+
+
+def _keeping(kept):
+    def pack(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    return pack
 
 
 def test_the_student_is_not_changed_in_place():

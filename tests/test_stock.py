@@ -16,7 +16,8 @@ def test_differences_are_merged_deeply_and_the_rest_is_stock():
 
 
 def test_arguments_that_the_stock_config_leaves_at_their_default_are_known():
-    model = stock_model(RETINANET, backbone=dict(base_channels=16, init_cfg=None), neck=dict(in_channels=[64, 128, 256, 512]))
+    backbone, neck = dict(base_channels=16, init_cfg=None), dict(in_channels=[64, 128, 256, 512])
+    model = stock_model(RETINANET, backbone=backbone, neck=neck)
     assert model.backbone.conv1.out_channels == 16
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import socket
 from pathlib import Path
 
 import pytest
@@ -173,20 +174,29 @@ randomness = dict(seed=3)
 """
 
 
-def _distributed_run(folder, name, data, processes, batch, norm="BN", norm_eval=True, iterations=1, nnodes=1):
-    folder.mkdir(exist_ok=True)
-    config = folder / f"{name}.py"
+def _distributed_run(
+    work_dir: Path, data: Path, processes: int, batch: int, norm="BN", norm_eval=True, iterations=1, extra=()
+):
+    """Runs the configuration above through dist_train.sh; returns what it printed."""
+    config = work_dir.with_suffix(".py")
     config.write_text(DISTRIBUTED.format(root=ROOT, batch=batch, norm=norm, norm_eval=norm_eval))
-    options = [o for o in _options(data, Path("x"), iterations) if not o.startswith(("teacher_ckpt", "train_dataloader.b"))]
-    port = str(29600 + abs(hash((folder, name))) % 300)
-    done = run_command("bash", "tools/dist_train.sh", str(config), str(processes), "--work-dir", str(folder / name),
-                       *options, PORT=port, OMP_NUM_THREADS="1")
-    return done, folder / name
+    own = ("teacher_ckpt", "train_dataloader.batch_size")
+    options = [option for option in _options(data, Path(), iterations) if not option.startswith(own)]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    return run_command(
+        "bash", "tools/dist_train.sh", str(config), str(processes), "--work-dir", str(work_dir), *options, *extra,
+        PORT=port, OMP_NUM_THREADS="1",
+    )  # fmt: skip
 
 
 def test_two_processes_equal_one_with_the_doubled_batch(mini_data, tmp_path):
-    _, one = _distributed_run(tmp_path, "one", mini_data, processes=1, batch=4)
-    _, two = _distributed_run(tmp_path, "two", mini_data, processes=2, batch=2)
+    one, two, still = (tmp_path / name for name in ("one", "two", "still"))
+    _distributed_run(one, mini_data, processes=1, batch=4)
+    _distributed_run(two, mini_data, processes=2, batch=2)
+    # The initial weights: the same run with learning rate 0.
+    _distributed_run(still, mini_data, processes=1, batch=4, extra=["optim_wrapper.optimizer.lr=0.0"])
     single = _records(one)[0]["losses"]
     ranks = [_records(two, rank)[0]["losses"] for rank in (0, 1)]
     assert ranks[0]["distill.loss_fpn0"] != ranks[1]["distill.loss_fpn0"]
@@ -194,35 +204,20 @@ def test_two_processes_equal_one_with_the_doubled_batch(mini_data, tmp_path):
     for name, value in single.items():
         if "loss" in name:
             assert abs((ranks[0][name] + ranks[1][name]) / 2 - value) < 1e-5 * abs(value), name
-    states = [load_checkpoint_file(work_dir / "iter_1.pth")["state_dict"] for work_dir in (one, two)]
-    start = load_checkpoint_file(_initial(tmp_path, mini_data))["state_dict"]
-    moved = 0
-    for name, value in states[0].items():
-        # The batch norm inside the loss takes each process's own statistics, as published.
-        if name.startswith("architecture"):
-            assert relative_error(states[1][name], value) < 1e-5, name
-            step = states[0][name].double() - start[name].double()
-            if step.norm() > 1e-6:
-                moved += 1
-                assert relative_error(states[1][name].double() - start[name].double(), step) < 2e-3, name
-    assert moved > 50
-
-
-def _initial(tmp_path, data):
-    """A checkpoint of the same run's initial weights: one step with learning rate 0."""
-    folder = tmp_path / "initial"
-    folder.mkdir()
-    config = folder / "initial.py"
-    config.write_text(DISTRIBUTED.format(root=ROOT, batch=4, norm="BN", norm_eval=True) + "optim_wrapper['optimizer']['lr'] = 0.0\n")
-    options = [o for o in _options(data, Path("x"), 1) if not o.startswith(("teacher_ckpt", "train_dataloader.b"))]
-    run_command("bash", "tools/dist_train.sh", str(config), "1", "--work-dir", str(folder), *options, PORT="29950")
-    return folder / "iter_1.pth"
+    *states, start = (load_checkpoint_file(run / "iter_1.pth")["state_dict"] for run in (one, two, still))
+    # The batch norm inside the loss takes each process's own statistics, as published.
+    names = [name for name, value in start.items() if name.startswith("architecture") and value.is_floating_point()]
+    steps = [{name: state[name].double() - start[name].double() for name in names} for state in states]
+    largest = max(step.norm().item() for step in steps[0].values())
+    assert sum(step.norm() > 1e-3 * largest for step in steps[0].values()) > 30
+    for name in names:
+        # Steps that are rounding beside the largest one are compared in absolute terms.
+        assert relative_error(steps[1][name], steps[0][name], floor=1e-2 * largest) < 1e-3, name
 
 
 def test_sync_bn_becomes_bn_on_cpus(mini_data, tmp_path):
-    done, work_dir = _distributed_run(
-        tmp_path, "sync", mini_data, processes=2, batch=2, norm="SyncBN", norm_eval=False, iterations=2
-    )
+    work_dir = tmp_path / "sync"
+    done = _distributed_run(work_dir, mini_data, processes=2, batch=2, norm="SyncBN", norm_eval=False, iterations=2)
     assert "SyncBN needs GPUs: it is replaced by BN" in done.stdout
     assert (work_dir / "iter_2.pth").exists()
 

@@ -28,7 +28,7 @@ def main() -> None:
     cfg = load_config(args)
     if args.amp:
         if get_device() == "cpu":
-            raise RuntimeError("--amp: got a machine without a GPU, which mmengine's AmpOptimWrapper needs. Leave it out.")
+            raise RuntimeError("--amp: got a machine without a GPU, which AmpOptimWrapper needs. Leave it out.")
         kind = cfg.optim_wrapper.get("type", "OptimWrapper")
         if kind not in ("OptimWrapper", "AmpOptimWrapper"):
             raise ValueError(f"--amp: got optim_wrapper.type={kind!r}, expected OptimWrapper or AmpOptimWrapper.")

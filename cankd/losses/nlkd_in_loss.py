@@ -66,9 +66,8 @@ class CanBlock(nn.Module):
         self.g = nn.Conv2d(in_channels, inter, 1)
         self.w_z = nn.Conv2d(inter, in_channels, 1)
         self.bn = nn.BatchNorm2d(in_channels) if batch_norm else None
-        zero_start = self.w_z if self.bn is None else self.bn
-        nn.init.zeros_(zero_start.weight)
-        nn.init.zeros_(zero_start.bias)
+        for parameter in (self.w_z if self.bn is None else self.bn).parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns the enhanced student map X*, (B, C, H, W), for student X and teacher Y of any H x W."""

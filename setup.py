@@ -1,0 +1,26 @@
+"""Packaging of cankd; everything else about the project is in README.md."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+root = Path(__file__).parent
+requirements = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
+
+setup(
+    name="cankd",
+    version=re.search(r'__version__ = "(.+?)"', (root / "cankd" / "__init__.py").read_text(encoding="utf-8")).group(1),
+    description="Cross-attention-based non-local knowledge distillation for mmdet, mmsegmentation and mmpretrain",
+    long_description=(root / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.8",
+    packages=find_packages(include=["cankd", "cankd.*"]),
+    install_requires=[line for line in requirements if line and not line.startswith("#")],
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,239 @@
+"""Distils a small detector on the spot and shows what it gained.
+
+Trains the same student twice, alone and under the shipped teacher: same initial weights, same
+order of the data, same schedule. Writes summary.json and pictures to work_dirs/quickstart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.runner import load_checkpoint
+
+import cankd  # noqa: F401  (registers everything before a configuration is read)
+from cankd.checkpoint import save_whole
+from cankd.models import stock_model
+from cankd.visualization import Boxes, draw_box_panel, draw_curves, draw_heatmap_panel, feature_energy
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / "configs" / "demo"
+STUDENT, CANKD, TEACHER = (DEMO / f"quickstart_{name}.py" for name in ("student", "cankd", "teacher"))
+SHOWN_SCENES = (0, 3, 5, 11)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="of initial weights and order of the data")
+    parser.add_argument("--iterations", type=int, default=1600, help="of both students")
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/quickstart"))
+    parser.add_argument("--data", type=Path, default=Path("data/quickstart"))
+    parser.add_argument("--train-teacher", action="store_true", help="train the teacher anew (about 40 minutes)")
+    return parser.parse_args()
+
+
+def run(*command: object, **env: str) -> None:
+    """Runs a command whose output goes to the log; stops with its tail if it fails."""
+    done = subprocess.run(
+        [str(part) for part in command], env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    if done.returncode:
+        sys.exit(f"{command[:3]} failed:\n{done.stdout.decode()[-3000:]}")
+
+
+def data_options(data: Path) -> list[str]:
+    """The options that point a configuration of the quickstart to its data."""
+    options = [f"{split}_dataloader.dataset.data_root={data}/" for split in ("train", "val", "test")]
+    return options + [f"{split}_evaluator.ann_file={data}/annotations/val.json" for split in ("val", "test")]
+
+
+def scalars(work_dir: Path) -> list[dict]:
+    """What the latest run in a work dir logged so far."""
+    files = sorted(work_dir.glob("*/vis_data/scalars.json"))
+    return [json.loads(line) for line in files[-1].read_text().splitlines()] if files else []
+
+
+def train(jobs: dict[str, list], out: Path, threads: int) -> dict[str, float]:
+    """Runs several trainings side by side through dist_train.sh and reports their progress.
+
+    Args:
+        jobs: name -> configuration file and options.
+        out: work dirs go to ``out/<name>``.
+        threads: for each training.
+
+    Returns:
+        name -> seconds.
+    """
+    started, seconds, processes = time.time(), {}, {}
+    for index, (name, (config, *options)) in enumerate(jobs.items()):
+        work_dir = out / name
+        shutil.rmtree(work_dir, ignore_errors=True)
+        work_dir.mkdir(parents=True)
+        processes[name] = subprocess.Popen(
+            ["bash", str(ROOT / "tools/dist_train.sh"), str(config), "1", "--work-dir", str(work_dir), "--cfg-options"]
+            + [str(option) for option in options],
+            env={**os.environ, "PYTHON": sys.executable, "PORT": str(29510 + index), "OMP_NUM_THREADS": str(threads)},
+            stdout=(work_dir / "console.log").open("wb"),
+            stderr=subprocess.STDOUT,
+        )
+    shown = time.time()
+    while processes:
+        time.sleep(1)
+        for name, process in list(processes.items()):
+            if process.poll() is not None:
+                seconds[name] = round(time.time() - started, 1)
+                del processes[name]
+                if process.returncode:
+                    for other in processes.values():
+                        other.terminate()
+                    sys.exit(f"Training {name} failed:\n{(out / name / 'console.log').read_text()[-3000:]}")
+        if time.time() - shown > 20 or not processes:
+            shown = time.time()
+            print(f"[{shown - started:4.0f}s] " + "   ".join(progress(name, out / name) for name in jobs), flush=True)
+    return seconds
+
+
+def progress(name: str, work_dir: Path) -> str:
+    """One training's state in a few words."""
+    lines = scalars(work_dir)
+    step = max((line["step"] for line in lines), default=0)
+    scores = [line["coco/bbox_mAP"] for line in lines if "coco/bbox_mAP" in line]
+    return f"{name}: iteration {step}" + (f", AP {100 * scores[-1]:.1f}" if scores else "")
+
+
+def evaluate(config: Path, checkpoint: Path, work_dir: Path, options: list[str]) -> dict[str, float]:
+    """AP and AP50 in percent of a checkpoint under a student-only configuration, by pycocotools."""
+    shutil.rmtree(work_dir, ignore_errors=True)
+    run(sys.executable, ROOT / "tools/test.py", config, checkpoint, "--work-dir", work_dir, "--cfg-options", *options)
+    metrics = json.loads(next(work_dir.glob("*/*.json")).read_text())
+    return {"AP": round(100 * metrics["coco/bbox_mAP"], 1), "AP50": round(100 * metrics["coco/bbox_mAP_50"], 1)}
+
+
+def load_model(config: Path, checkpoint: Path) -> torch.nn.Module:
+    """A model in eval mode with a checkpoint's weights, loaded strictly."""
+    model = stock_model(str(config))
+    load_checkpoint(model, str(checkpoint), map_location="cpu", strict=True, logger="silent")
+    return model.eval()
+
+
+@torch.no_grad()
+def draw_pictures(models: dict[str, torch.nn.Module], data: Path, out: Path) -> None:
+    """Boxes and FPN heatmaps of the three models on some validation scenes."""
+    annotations = json.loads((data / "annotations/val.json").read_text())
+    images, truth = [], []
+    for index in SHOWN_SCENES:
+        images.append(cv2.imread(str(data / "val" / annotations["images"][index]["file_name"]))[..., ::-1])
+        found = [a for a in annotations["annotations"] if a["image_id"] == index]
+        corners = np.array([[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in found)])
+        truth.append(Boxes(corners, [str(a["category_id"] - 1) for a in found]))
+    columns, rows = {"ground truth": truth}, {}
+    for name, model in models.items():
+        columns[name] = []
+        for image in images:
+            found = model.test_step(_batch(image))[0].pred_instances
+            found = found[found.scores > 0.3]
+            captions = [f"{label} {score:.2f}" for label, score in zip(found.labels.tolist(), found.scores.tolist())]
+            columns[name].append(Boxes(found.bboxes.numpy(), captions))
+        inputs = model.data_preprocessor(_batch(images[0]))["inputs"]
+        rows[name] = [feature_energy(level[0]) for level in model.extract_feat(inputs)]
+    draw_box_panel(images, columns, out / "boxes.png")
+    draw_heatmap_panel(images[0], rows, [f"FPN, stride {stride}" for stride in (4, 8, 16, 32)], out / "heatmaps.png")
+
+
+def _batch(image: np.ndarray) -> dict:
+    """One RGB image as what a detector's test_step takes."""
+    size = image.shape[:2]
+    sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), img_id=0))
+    return {"inputs": [torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)], "data_samples": [sample]}
+
+
+def main() -> None:
+    args = parse_args()
+    began = time.time()
+    threads = max(1, (os.cpu_count() or 2) // 2)
+    run(sys.executable, ROOT / "tools/dataset_tools/make_quickstart_data.py", "--out", args.data)
+    print(f"Data in {args.data}: digits on photographs, 10 classes, COCO layout.", flush=True)
+    options = data_options(args.data)
+
+    teacher = DEMO / "quickstart_teacher.pth"
+    if args.train_teacher:
+        seconds = train({"teacher": [TEACHER, *options]}, args.out, threads)
+        teacher = args.out / "teacher" / "teacher_fp16.pth"
+        final = next((args.out / "teacher").glob("iter_*.pth"))
+        run(sys.executable, ROOT / "tools/model_converters/shrink_ckpt.py", final, teacher)
+        print(f"Teacher trained in {seconds['teacher']} s: {teacher}", flush=True)
+
+    # One file of initial weights for both students.
+    torch.manual_seed(args.seed)
+    student = stock_model(str(STUDENT))
+    student.init_weights()
+    initial = args.out / "initial.pth"
+    save_whole({"state_dict": student.state_dict(), "meta": {}}, initial)
+
+    common = [
+        *options,
+        f"randomness.seed={args.seed}",
+        f"train_cfg.max_iters={args.iterations}",
+        f"train_cfg.val_interval={max(1, args.iterations // 8)}",
+        f"param_scheduler.0.total_steps={args.iterations}",
+        f"default_hooks.checkpoint.interval={args.iterations}",
+    ]
+    jobs = {
+        "student": [STUDENT, *common, "model.init_cfg.type=Pretrained", f"model.init_cfg.checkpoint={initial}"],
+        "cankd": [
+            CANKD,
+            *common,
+            f"teacher_ckpt={teacher}",
+            "model.architecture.init_cfg.type=Pretrained",
+            f"model.architecture.init_cfg.checkpoint={initial}",
+        ],
+    }
+    print(f"Training the student alone and under the teacher, {args.iterations} iterations each ...", flush=True)
+    seconds = train(jobs, args.out, threads)
+
+    final = f"iter_{args.iterations}.pth"
+    run(sys.executable, ROOT / "tools/model_converters/convert_kd_ckpt_to_student.py", args.out / "cankd" / final)
+    checkpoints = {
+        "teacher": (TEACHER, teacher),
+        "student": (STUDENT, args.out / "student" / final),
+        "cankd": (STUDENT, args.out / "cankd" / f"iter_{args.iterations}_student.pth"),
+    }
+    summary: dict = {
+        name: evaluate(config, file, args.out / "evaluation" / name, options)
+        for name, (config, file) in checkpoints.items()
+    }
+
+    draw_pictures({name: load_model(*files) for name, files in checkpoints.items()}, args.data, args.out)
+    curves = {}
+    images = len(json.loads((args.data / "annotations/train.json").read_text())["images"])
+    epochs_per_step = Config.fromfile(STUDENT).train_dataloader.batch_size / images
+    for name in ("student", "cankd"):
+        points = [line for line in scalars(args.out / name) if "coco/bbox_mAP" in line]
+        curves[name] = ([p["step"] * epochs_per_step for p in points], [100 * p["coco/bbox_mAP"] for p in points])
+    draw_curves(curves, ("epoch", "AP"), args.out / "curves.png", levels={"teacher": summary["teacher"]["AP"]})
+
+    seconds["all"] = round(time.time() - began, 1)
+    summary.update(seed=args.seed, iterations=args.iterations, seconds=seconds)
+    part = args.out / "summary.json.part"
+    part.write_text(json.dumps(summary, indent=2) + "\n")
+    os.replace(part, args.out / "summary.json")
+
+    print(f"\n{'':10}{'AP':>6}{'AP50':>7}")
+    for name in checkpoints:
+        print(f"{name:10}{summary[name]['AP']:6.1f}{summary[name]['AP50']:7.1f}")
+    print(f"\n{seconds['all']:.0f} s. Pictures and summary.json are in {args.out}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Sets up what is missing and runs ruff, mypy and pytest on the modern stack, then pytest on the
+# paper stack: bash tools/run_tests.sh [arguments of pytest]
+# MODERN_PYTHON or PAPER_PYTHON names an existing environment's interpreter instead.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+modern=${MODERN_PYTHON:-$PWD/.venv/bin/python}
+paper=${PAPER_PYTHON:-$PWD/.venv-paper/bin/python}
+[ -n "${MODERN_PYTHON:-}" ] || bash tools/setup_env.sh modern --tests
+"$modern" -m ruff check .
+"$modern" -m mypy
+
+echo "== tests on the modern stack"
+"$modern" -m pytest "$@"
+[ -n "${PAPER_PYTHON:-}" ] || bash tools/setup_env.sh paper --tests
+echo "== tests on the paper stack"
+"$paper" -m pytest "$@"
