@@ -1,0 +1,12 @@
+# What the COCO detection rows share: stock data, the published optimizer (2 GPUs, batch 2 each), and
+# a validation of the teacher beside the student.
+_base_ = [
+    "./fpn.py",
+    "mmdet::_base_/datasets/coco_detection.py",
+    "mmdet::_base_/schedules/schedule_1x.py",
+    "mmdet::_base_/default_runtime.py",
+]
+
+optim_wrapper = dict(optimizer=dict(lr=0.005), clip_grad=dict(max_norm=35, norm_type=2))
+auto_scale_lr = dict(base_batch_size=4)
+val_cfg = dict(type="mmrazor.SingleTeacherDistillValLoop")
