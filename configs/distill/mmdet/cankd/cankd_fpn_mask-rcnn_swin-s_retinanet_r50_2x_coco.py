@@ -8,3 +8,4 @@ model = dict(
     "mask_rcnn_swin-s-p4-w7_fpn_fp16_ms-crop-3x_coco_20210903_104808-b92c91f1.pth",
     distiller=dict(distill_losses={f"loss_fpn{level}": dict(align=True) for level in range(4)}),
 )
+custom_hooks = [dict(type="InheritTeacherHook", modules=["neck"])]

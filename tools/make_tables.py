@@ -1,0 +1,108 @@
+"""Writes the generated tables of README.md and configs/README.md from what was recorded.
+
+python tools/make_tables.py [--check]
+
+Sources: configs/metafile.yml (the paper's figures, ours beside them) and the summaries that
+quickstart runs wrote under logfile/quickstart. With --check nothing is written, and the exit
+status tells whether a table is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, Iterable, Sequence
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = ROOT / "logfile" / "quickstart"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def figure(value: Any, absent: str = "–") -> str:
+    return absent if value is None else f"{value}"
+
+
+def quickstart_table() -> str:
+    rows = []
+    for file in sorted(RUNS.glob("*/summary.json")):
+        run = json.loads(file.read_text())
+        cells = [f"{run[name]['AP']:.1f} / {run[name]['AP50']:.1f}" for name in ("teacher", "student", "cankd")]
+        gain = run["cankd"]["AP"] - run["student"]["AP"]
+        rows.append([run["iterations"], run["seed"], *cells, f"{gain:+.1f}"])
+    return markdown(["iterations", "seed", "teacher", "student alone", "with CanKD", "AP gained"], sorted(rows))
+
+
+def quickstart_output() -> str:
+    """What the default run printed."""
+    return "```text\n" + (RUNS / "iter1200_seed0" / "output.txt").read_text().strip() + "\n```"
+
+
+def paper_table(models: list[dict], link: str) -> str:
+    header = ["table", "row", "metric", "teacher", "student", "with CanKD, *paper*", "*measured here*"]
+    rows = []
+    for model in models:
+        name = f"[{model['row']}]({link}{model['config']})"
+        measured = figure(model["measured"], "*not run*")
+        rows.append(
+            [model["table"], name, model["metric"], *(figure(model[key]) for key in ("teacher", "student", "paper"))]
+            + [measured]
+        )
+    return markdown(header, rows)
+
+
+def published_table(models: list[dict]) -> str:
+    header = ["leaf", "table", "published configuration", "log"]
+    rows = [
+        [f"[{Path(m['config']).stem}]({m['config']})", m["table"], figure(m["published"]), figure(m["log"])]
+        for m in models
+    ]
+    return markdown(header, rows)
+
+
+def fill(text: str, name: str, table: str) -> str:
+    """Replaces what stands between a table's two markers."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)", re.S)
+    if not pattern.search(text):
+        sys.exit(f"marker '<!-- {name} -->' not found; put it and '<!-- end of {name} -->' where the table belongs.")
+    return pattern.sub(lambda match: match.group(1) + table + match.group(2), text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a table is out of date")
+    args = parser.parse_args()
+    models = yaml.safe_load((ROOT / "configs" / "metafile.yml").read_text(encoding="utf-8"))["models"]
+    tables = {
+        "README.md": {
+            "quickstart output": quickstart_output(),
+            "quickstart table": quickstart_table(),
+            "paper table": paper_table(models, "configs/"),
+        },
+        "configs/README.md": {"published table": published_table(models)},
+    }
+    stale = []
+    for name, parts in tables.items():
+        file = ROOT / name
+        old = text = file.read_text(encoding="utf-8")
+        for marker, table in parts.items():
+            text = fill(text, marker, table)
+        if text != old:
+            stale.append(name)
+            if not args.check:
+                file.write_text(text, encoding="utf-8")
+    if args.check and stale:
+        sys.exit(f"out of date: {', '.join(stale)}. Run python tools/make_tables.py.")
+    print("Tables are current." if not stale else f"Wrote {', '.join(stale)}.")
+
+
+if __name__ == "__main__":
+    main()
