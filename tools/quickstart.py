@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "configs" / "demo"
 STUDENT, CANKD, TEACHER = (DEMO / f"quickstart_{name}.py" for name in ("student", "cankd", "teacher"))
 SHOWN_SCENES = (0, 3, 5, 11)
+SHOWN_SCORE = 0.3
 
 
 def parse_args() -> argparse.Namespace:
@@ -153,7 +154,7 @@ def draw_pictures(models: dict[str, torch.nn.Module], data: Path, out: Path) -> 
         columns[name] = []
         for image in images:
             found = model.test_step(_batch(image))[0].pred_instances
-            found = found[found.scores > 0.3]
+            found = found[found.scores > SHOWN_SCORE]
             captions = [f"{label} {score:.2f}" for label, score in zip(found.labels.tolist(), found.scores.tolist())]
             columns[name].append(Boxes(found.bboxes.numpy(), captions))
         inputs = model.data_preprocessor(_batch(images[0]))["inputs"]
@@ -226,13 +227,14 @@ def main() -> None:
         for name, (config, file) in checkpoints.items()
     }
 
-    draw_pictures({name: load_model(*files) for name, files in checkpoints.items()}, args.data, args.out)
+    titles = {"teacher": "teacher", "student": "student alone", "cankd": "student with CanKD"}
+    draw_pictures({titles[name]: load_model(*files) for name, files in checkpoints.items()}, args.data, args.out)
     curves = {}
     images = len(json.loads((args.data / "annotations/train.json").read_text())["images"])
     epochs_per_step = Config.fromfile(STUDENT).train_dataloader.batch_size / images
     for name in ("student", "cankd"):
         points = [line for line in scalars(args.out / name) if "coco/bbox_mAP" in line]
-        curves[name] = ([p["step"] * epochs_per_step for p in points], [100 * p["coco/bbox_mAP"] for p in points])
+        curves[titles[name]] = ([p["step"] * epochs_per_step for p in points], [100 * p["coco/bbox_mAP"] for p in points])
     draw_curves(curves, ("epoch", "AP"), args.out / "curves.png", levels={"teacher": summary["teacher"]["AP"]})
 
     seconds["all"] = round(time.time() - began, 1)

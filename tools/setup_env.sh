@@ -27,7 +27,7 @@ while [ $# -gt 0 ]; do
     modern|paper) stack=$1 ;;
     --tests) tests=true ;;
     --dir|--python|--torch|--torchvision)
-      [ $# -ge 2 ] || fail "$1 needs a value; see the head of tools/setup_env.sh."
+      [ $# -ge 2 ] && [ "${2#--}" = "$2" ] || fail "$1 needs a value; see the head of tools/setup_env.sh."
       declare "${1#--}=$2"; shift ;;
     -h|--help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) fail "got '$1'; expected modern, paper or an option (--help lists them)." ;;

@@ -1,0 +1,100 @@
+"""The environment script: what it refuses and that it repeats nothing; packaging."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import pytest
+
+from tests.conftest import ROOT, run_command
+
+
+def _setup(*arguments, **env):
+    return run_command("bash", "tools/setup_env.sh", *arguments, check=False, **env)
+
+
+def test_a_second_call_does_nothing(tmp_path):
+    # The environment that runs this test, if setup_env.sh made it.
+    prefix = sys.prefix
+    stack = "modern" if sys.version_info >= (3, 10) and "paper" not in prefix else "paper"
+    done = _setup(stack, "--dir", prefix)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.strip() == f"Nothing to do: {prefix} is complete."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["latest"], "got 'latest'; expected modern, paper or an option"),
+        (["--torch", "2.10.0"], "needs the --torchvision that belongs to it"),
+        (["--torch"], "--torch needs a value"),
+        (["--python", "/bin/false"], "expected an interpreter of version"),
+        (["--dir", "/proc/nowhere"], "choose a writable folder with --dir"),
+    ],
+    ids=str,
+)
+def test_bad_calls_give_one_clear_line(arguments, message, tmp_path):
+    if "--dir" not in arguments:
+        arguments = [*arguments, "--dir", str(tmp_path / "env")]
+    done = _setup(*arguments)
+    assert done.returncode != 0 and message in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def _path_without(tmp_path, *names):
+    """A PATH of links to this machine's commands, except some."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    commands = ["bash", "env", "dirname", "mkdir", "sed", "cksum", "tr", "cat", "df", "awk", "cut", "date"]
+    for name in commands:
+        if name not in names:
+            (folder / name).symlink_to(shutil.which(name))
+    return str(folder)
+
+
+def test_a_missing_compiler_is_named_with_its_cure(tmp_path):
+    base = sys.base_prefix + "/bin/python3"
+    stack = "modern" if sys.version_info >= (3, 10) else "paper"
+    done = _setup(stack, "--dir", str(tmp_path / "env"), "--python", base, PATH=_path_without(tmp_path), CXX="no-c++")
+    assert done.returncode != 0 and "no C++ compiler" in done.stdout and "build-essential" in done.stdout
+
+
+def test_a_missing_python_is_named_with_its_cure(tmp_path):
+    done = _setup("modern", "--dir", str(tmp_path / "env"), PATH=_path_without(tmp_path), HOME=str(tmp_path),
+                  PYENV_ROOT=str(tmp_path))  # fmt: skip
+    assert done.returncode != 0 and "no usable Python found" in done.stdout and "--python" in done.stdout
+
+
+def test_too_little_disk_space_is_said(tmp_path):
+    path = _path_without(tmp_path, "df")
+    df = tmp_path / "bin" / "df"
+    df.write_text("#!/bin/bash\necho header\necho disk 1000000 1 1048576 1% /\n")
+    df.chmod(0o755)
+    base = sys.base_prefix + "/bin/python3"
+    stack = "modern" if sys.version_info >= (3, 10) else "paper"
+    done = _setup(stack, "--dir", str(tmp_path / "env"), "--python", base, PATH=path, CXX="bash")
+    assert done.returncode != 0 and "has 1 GB free" in done.stdout
+
+
+def test_an_interrupted_or_failed_step_is_resumed(tmp_path):
+    base = sys.base_prefix + "/bin/python3"
+    stack = "modern" if sys.version_info >= (3, 10) else "paper"
+    arguments = [stack, "--dir", str(tmp_path / "env"), "--python", base]
+    offline = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": "",
+               "PIP_RETRIES": "0", "PIP_CONFIG_FILE": "/dev/null"}  # fmt: skip
+    first = _setup(*arguments, **offline)
+    assert first.returncode != 0 and "python done" in first.stdout
+    assert "a download failed" in first.stdout and "step build-tools failed" in first.stdout
+    second = _setup(*arguments, **offline)
+    assert second.returncode != 0 and "python ..." not in second.stdout and "build-tools ..." in second.stdout
+
+
+def test_pip_install_replaces_nothing(tmp_path):
+    checkout = tmp_path / "checkout"
+    ignored = shutil.ignore_patterns(".venv*", ".git", "work_dirs", "data", "tests", "logfile")
+    shutil.copytree(ROOT, checkout, ignore=ignored)
+    done = run_command(sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--no-build-isolation",
+                       str(checkout))  # fmt: skip
+    would = [line for line in done.stdout.splitlines() if line.startswith("Would install")]
+    assert would == ["Would install cankd-0.1.0"]
