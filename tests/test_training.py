@@ -122,6 +122,26 @@ def _predictions(file: Path) -> list[dict]:
         return [sample["pred_instances"] for sample in pickle.load(stream)]
 
 
+def test_two_processes_evaluate_like_one(distilled, mini_data, teacher_ckpt, tmp_path):
+    options = _options(mini_data, teacher_ckpt)
+    found = []
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.pkl"
+        command = ["bash", "tools/dist_test.sh", str(CANKD), str(distilled / "iter_3.pth"), str(processes)]
+        command += ["--work-dir", str(tmp_path / str(processes)), "--out", str(out), *options]
+        run_command(*command, "model.architecture.test_cfg.score_thr=0.0", PORT=_free_port(), OMP_NUM_THREADS="1")
+        found.append(_predictions(out))
+    assert len(found[0]) == len(found[1]) == 8
+    for one, two in zip(*found):
+        assert torch.allclose(one["scores"], two["scores"], atol=1e-6)
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def test_a_run_resumes(distilled, mini_data, teacher_ckpt, run_tool):
     config = distilled.parent / "recorded.py"
     done = run_tool(
@@ -182,12 +202,9 @@ def _distributed_run(
     config.write_text(DISTRIBUTED.format(root=ROOT, batch=batch, norm=norm, norm_eval=norm_eval))
     own = ("teacher_ckpt", "train_dataloader.batch_size")
     options = [option for option in _options(data, Path(), iterations) if not option.startswith(own)]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     return run_command(
         "bash", "tools/dist_train.sh", str(config), str(processes), "--work-dir", str(work_dir), *options, *extra,
-        PORT=port, OMP_NUM_THREADS="1",
+        PORT=_free_port(), OMP_NUM_THREADS="1",
     )  # fmt: skip
 
 

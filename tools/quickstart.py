@@ -234,7 +234,8 @@ def main() -> None:
     epochs_per_step = Config.fromfile(STUDENT).train_dataloader.batch_size / images
     for name in ("student", "cankd"):
         points = [line for line in scalars(args.out / name) if "coco/bbox_mAP" in line]
-        curves[titles[name]] = ([p["step"] * epochs_per_step for p in points], [100 * p["coco/bbox_mAP"] for p in points])
+        epochs = [point["step"] * epochs_per_step for point in points]
+        curves[titles[name]] = (epochs, [100 * point["coco/bbox_mAP"] for point in points])
     draw_curves(curves, ("epoch", "AP"), args.out / "curves.png", levels={"teacher": summary["teacher"]["AP"]})
 
     seconds["all"] = round(time.time() - began, 1)

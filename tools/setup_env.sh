@@ -113,7 +113,9 @@ make_venv() { "$python" -m venv "$dir"; }
 pip() { "$dir/bin/python" -m pip --disable-pip-version-check "$@"; }
 install_build_tools() { pip install "pip==25.0.1" "setuptools==$setuptools" wheel==0.45.1 ninja==1.11.1.4 packaging==24.2; }
 install_torch() { pip install -c "$work/pins.txt" torch torchvision numpy; }
-build_mmcv() { MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)} pip install -v --no-deps --no-build-isolation --no-binary "$mmcv" "$(grep "^$mmcv==" "$work/pins.txt")"; }
+# nvcc needs the CUDA headers that torch's wheels bring; without nvcc the path is just not used.
+cuda_headers() { "$dir/bin/python" -c 'import glob, sysconfig; print(":".join(glob.glob(sysconfig.get_paths()["purelib"] + "/nvidia/*/include")))'; }
+build_mmcv() { CPATH="$(cuda_headers)${CPATH:+:$CPATH}" MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)} pip install -v --no-deps --no-build-isolation --no-binary "$mmcv" "$(grep "^$mmcv==" "$work/pins.txt")"; }
 install_libraries() { pip install --no-deps --no-build-isolation -r "$work/pins.txt"; }
 install_test_tools() { pip install --no-deps -r "$repo/requirements/tests.txt"; }
 # The checkout itself goes on the path by a .pth file, which leaves no build files in it.
