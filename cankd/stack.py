@@ -72,14 +72,22 @@ class _QuantizationStub(types.ModuleType):
         return type(name, (), {"__module__": self.__name__})
 
 
-def _import_mmrazor() -> None:
-    """Imports mmrazor and fills its registries, with the quantisation stub only if needed."""
+@contextlib.contextmanager
+def without_chatter() -> Iterator[None]:
+    """Swallows the debugging lines that OneDL's libraries print while they are imported.
+
+    The default logger must exist before, or it would write to the swallowed stream for good.
+    """
     from mmengine.logging import MMLogger
 
-    # OneDL's libraries print a debugging line each where an optional package is absent. The
-    # default logger must exist before, or it would write to the swallowed stream for good.
     MMLogger.get_current_instance()
-    with _answered_version_guards(), contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _import_mmrazor() -> None:
+    """Imports mmrazor and fills its registries, with the quantisation stub only if needed."""
+    with _answered_version_guards(), without_chatter():
         try:
             importlib.import_module("mmrazor.structures")
         except ImportError:

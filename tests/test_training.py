@@ -246,6 +246,14 @@ def test_bad_configurations_give_one_clear_error(run_tool, tmp_path):
     assert done.returncode != 0 and "expected an existing file" in done.stdout
 
 
+def test_an_unreachable_teacher_names_its_url_and_the_option(mini_data, run_tool, tmp_path):
+    url = "http://127.0.0.1:9/teacher.pth"
+    options = [option.replace("teacher_ckpt=.", f"teacher_ckpt={url}") for option in _options(mini_data, Path())]
+    done = run_tool("train.py", CANKD, "--work-dir", tmp_path, *options, check=False)
+    last = done.stdout.strip().splitlines()[-1]
+    assert done.returncode != 0 and url in last and "--cfg-options teacher_ckpt=FILE" in last
+
+
 def test_auto_scale_lr_reaches_the_runner(mini_data, teacher_ckpt, run_tool, tmp_path):
     config = tmp_path / "scaled.py"
     config.write_text(f"_base_ = ['{CANKD}']\nauto_scale_lr = dict(enable=False, base_batch_size=16)\n")

@@ -29,6 +29,8 @@ def main() -> None:
         raise ValueError(f"--out: got {args.out}, expected a name that ends in .pkl.")
     cfg = load_config(args)
     cfg.load_from = None if args.checkpoint == "none" else args.checkpoint
+    if "teacher" in cfg.model:
+        cfg.model.teacher_ckpt = None  # the student is evaluated, and its weights are in the checkpoint
     runner = Runner.from_cfg(cfg)
     if args.out:
         from mmdet.evaluation import DumpDetResults

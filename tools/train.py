@@ -10,7 +10,7 @@ import argparse
 from mmengine.device import get_device
 
 import cankd  # noqa: F401  (registers everything before the configuration is read)
-from cankd.engine.launch import add_run_arguments, leave_process_group, load_config
+from cankd.engine.launch import add_run_arguments, explained_downloads, leave_process_group, load_config
 from cankd.engine.runner import Runner
 
 
@@ -39,7 +39,8 @@ def main() -> None:
             raise ValueError("--auto-scale-lr: the config has no auto_scale_lr.base_batch_size; add it.")
         cfg.auto_scale_lr.enable = True
     cfg.resume = args.resume
-    Runner.from_cfg(cfg).train()
+    with explained_downloads(cfg):
+        Runner.from_cfg(cfg).train()
     leave_process_group()
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
+from typing import Iterator
+from urllib.error import HTTPError, URLError
 
 from mmengine.config import Config, DictAction
 from torch import distributed
@@ -49,6 +52,28 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
     return cfg
+
+
+@contextlib.contextmanager
+def explained_downloads(cfg: Config) -> Iterator[None]:
+    """Says what to do where a checkpoint's URL cannot be reached.
+
+    Args:
+        cfg: the configuration that runs inside.
+
+    Raises:
+        RuntimeError: in place of the download's own error.
+    """
+    try:
+        yield
+    except (URLError, HTTPError) as error:
+        teacher = cfg.model.get("teacher_ckpt")
+        raise RuntimeError(
+            f"a checkpoint could not be fetched ({error}); the teacher's is {teacher}. Fetch it elsewhere and give the "
+            "file with --cfg-options teacher_ckpt=FILE. A pretrained backbone's is replaced with "
+            "model.architecture.backbone.init_cfg.checkpoint=FILE, or left out with "
+            "model.architecture.backbone.init_cfg=None."
+        ) from error
 
 
 def leave_process_group() -> None:

@@ -14,6 +14,8 @@ from mmengine.registry import TASK_UTILS, DefaultScope
 from mmrazor.registry import MODELS
 from torch import nn
 
+from cankd.stack import without_chatter
+
 
 def _accepted_arguments(type_name: Any) -> set[str]:
     """The constructor's arguments of a registered type, through ``**kwargs`` up its base classes."""
@@ -103,7 +105,8 @@ def stock_model(cfg: str, **differences: Any) -> nn.Module:
     """
     package = _package_of(cfg)
     with DefaultScope.overwrite_default_scope(package):
-        importlib.import_module(f"{package}.utils").register_all_modules(init_default_scope=False)
+        with without_chatter():
+            importlib.import_module(f"{package}.utils").register_all_modules(init_default_scope=False)
         return MODELS.build(stock_config(cfg, **differences))
 
 
