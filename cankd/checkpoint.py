@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,8 @@ def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
         checkpoint = load_safely(str(path))
     except Exception as error:
         raise ValueError(
-            f"{path}: cannot be read as a checkpoint of tensors and plain values ({error}). Give a .pth file that "
-            "tools/train.py wrote."
+            f"{path}: cannot be read as a checkpoint of tensors and plain values ({type(error).__name__}). Give a .pth "
+            "file that tools/train.py wrote."
         ) from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path}: got a {type(checkpoint).__name__}, expected a checkpoint (a dict).")
@@ -52,7 +51,10 @@ def student_state_dict(state_dict: dict[str, Any]) -> dict[str, Any]:
     """The student's tensors of a distillation state dict, under the names of the student alone.
 
     Args:
-        state_dict: of a distillation algorithm.
+        state_dict: of a distillation algorithm, key -> tensor.
+
+    Returns:
+        Key -> tensor, the student's prefix removed where it is the prefix.
 
     Raises:
         ValueError: if it is not a distillation algorithm's.
@@ -75,12 +77,10 @@ def save_whole(checkpoint: dict[str, Any], path: str | Path) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        torch.save(checkpoint, temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        torch.save(checkpoint, part)
+        os.replace(part, path)
+    finally:
+        if part.exists():
+            part.unlink()

@@ -54,9 +54,11 @@ class _InstanceNormMSE(torch.autograd.Function):
         x, y, m_x, m_y, i_x, i_y, correlation = ctx.saved_tensors
         if torch.is_grad_enabled():
             # create_graph=True: the saved statistics carry no graph, the definition does.
-            loss = half_mse(F.instance_norm(x, eps=ctx.eps), F.instance_norm(y, eps=ctx.eps))
-            first, second = torch.autograd.grad(loss, (x, y), upstream, create_graph=True, allow_unused=True)
-            return first, second, None
+            wide = _statistics_dtype(x, y)
+            loss = half_mse(*(F.instance_norm(part.to(wide), eps=ctx.eps) for part in (x, y)))
+            wanted = [part for part, needed in zip((x, y), ctx.needs_input_grad) if needed]
+            grads = iter(torch.autograd.grad(loss, wanted, upstream, create_graph=True))
+            return next(grads) if ctx.needs_input_grad[0] else None, next(grads, None), None
         scale = upstream / x.numel()
 
         def gradient(x: Tensor, y: Tensor, m_x: Tensor, m_y: Tensor, i_x: Tensor, i_y: Tensor) -> Tensor:
@@ -127,7 +129,10 @@ def _in_blocks(function: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, 
     block = max(1, _BLOCK_SCORES // (q.shape[0] * k.shape[1]))
     if block >= q.shape[1]:
         return function(q, k, v)
-    parts = [checkpoint(function, part, k, v, use_reentrant=False) for part in q.split(block, dim=1)]
+    parts = [
+        checkpoint(function, part, k, v, use_reentrant=False, preserve_rng_state=False)
+        for part in q.split(block, dim=1)
+    ]
     return torch.cat(parts, dim=1)
 
 
@@ -141,7 +146,7 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Args:
         q: queries, (B, N, C').
         k: keys, (B, N', C').
-        v: values, (B, N', C''), C'' <= C'.
+        v: values, (B, N', C'').
 
     Returns:
         (B, N, C'').
@@ -149,7 +154,8 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if not _BOUNDED_ATTENTION:
         return _in_blocks(lambda q, k, v: (q @ k.transpose(1, 2)).softmax(-1) @ v, q, k, v)
     width = v.shape[-1]
-    q, k, v = (part[:, None].contiguous() for part in (q, k, F.pad(v, (0, k.shape[-1] - width))))
+    common = max(width, k.shape[-1])
+    q, k, v = (F.pad(part, (0, common - part.shape[-1]))[:, None].contiguous() for part in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)[:, 0, :, :width]
 
 

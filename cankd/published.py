@@ -40,7 +40,13 @@ _MODULES = {
 
 
 def rename_published_keys(state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """A load_state_dict pre-hook that renames the published loss's keys in place."""
+    """A load_state_dict pre-hook that renames the published loss's keys in place.
+
+    Args:
+        state_dict: what is about to be loaded; changed in place.
+        prefix: of the loss's own keys in it.
+        *_: what else torch hands to such a hook.
+    """
     for key in [key for key in state_dict if key.startswith(prefix + _PREFIX)]:
         name = key[len(prefix + _PREFIX) :]
         for published, ours in _MODULES.items():
@@ -65,20 +71,20 @@ def _published_loss(name: str, differences: dict[str, Any]) -> Callable[..., nn.
             raise ValueError(f"{name}: got dimension={dimension!r}, expected 2 (maps). Leave the argument out.")
         if tau is not None:
             warnings.warn(f"{name}: tau={tau} has no effect, as in the published code. Leave it out.", stacklevel=2)
-        return MODELS.build(
-            dict(
-                type="NLKDINLoss",
-                in_channels=in_channels,
-                inter_channels=inter_channels,
-                pool_size=2 if sub_sample else 1,
-                batch_norm=bn_layer,
-                loss_weight=loss_weight,
-                **differences,
-            )
+        from cankd.losses import NLKDINLoss  # which imports this module for its checkpoint keys
+
+        return NLKDINLoss(
+            in_channels,
+            inter_channels,
+            pool_size=2 if sub_sample else 1,
+            batch_norm=bn_layer,
+            loss_weight=loss_weight,
+            **differences,
         )
 
     return build
 
 
 for _name, _differences in PUBLISHED_LOSSES.items():
-    MODELS.register_module(name=_name, module=_published_loss(_name, _differences))
+    # force: an mmrazor that holds the authors' own classes is served by ours all the same.
+    MODELS.register_module(name=_name, module=_published_loss(_name, _differences), force=True)

@@ -32,9 +32,20 @@ def check_installed() -> None:
             f"cankd extends torch and the OpenMMLab libraries, but cannot find: {', '.join(missing)}. "
             "`bash tools/setup_env.sh` in a checkout of cankd builds a complete environment; "
             "requirements/modern.txt (OneDL's releases, Python >= 3.10) and requirements/paper.txt "
-            "(the originals, Python 3.8 to 3.11) list tested versions to install by hand, "
-            "mmrazor itself with `pip install --no-deps mmrazor==1.0.0`."
+            "(the originals, Python 3.8 to 3.11) list tested versions to install by hand, torch first, then "
+            "the rest with `pip install --no-deps --no-build-isolation -r FILE`."
         )
+
+
+def _refuses_mmcv(name: str) -> bool:
+    """Whether a package's own import asserts another mmcv; that happens before it loads anything."""
+    try:
+        importlib.import_module(name)
+    except AssertionError:
+        return True
+    except ImportError:
+        pass
+    return False
 
 
 @contextlib.contextmanager
@@ -42,13 +53,12 @@ def _answered_version_guards() -> Iterator[None]:
     """Lets mmrazor 1.0 (mmcv <= 2.1.0) and mmcls (mmcv < 2.1.0) import beside a newer mmcv.
 
     Both only compare ``mmcv.__version__`` while they are imported; nothing that
-    distillation uses has changed in mmcv since.
+    distillation uses has changed in mmcv since. It is left alone if neither refuses it.
     """
     import mmcv
-    from mmengine.utils import digit_version
 
     real = mmcv.__version__
-    if digit_version(real) > digit_version("2.0.1"):
+    if any(_refuses_mmcv(name) for name in ("mmrazor", "mmcls")):
         mmcv.__version__ = "2.0.1"
     try:
         yield
@@ -119,12 +129,26 @@ def _method_of_known_class(owner: Any, name: str) -> Any:
     from mmengine.logging.history_buffer import HistoryBuffer
     from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 
-    method = getattr(owner, name)
     if not (inspect.isclass(owner) and issubclass(owner, (HistoryBuffer, _ParamScheduler))):
         raise pickle.UnpicklingError(f"getattr on {owner!r} is not allowed in a checkpoint.")
+    method = getattr(owner, name)
     if not inspect.isfunction(method):
         raise pickle.UnpicklingError(f"getattr of {name!r} is not allowed in a checkpoint.")
     return method
+
+
+def _refuse_installations() -> None:
+    """Makes mmengine say what is missing where it would run pip on its own."""
+    import mmengine.hub.hub
+    from mmengine.utils import is_installed
+
+    def refuse(package: str) -> None:
+        if not is_installed(package):
+            raise ImportError(
+                f"a config names the package {package!r}, which is not installed. Install it, or correct the config."
+            )
+
+    mmengine.hub.hub.install_package = refuse
 
 
 def _checkpoint_globals() -> dict[str, Any]:
@@ -154,11 +178,19 @@ def _checkpoint_globals() -> dict[str, Any]:
     return names
 
 
+def _knows_safe_globals() -> bool:
+    """Whether torch can be told which names to trust in a checkpoint, with what stands for them."""
+    import torch
+    from mmengine.utils import digit_version
+
+    return digit_version(torch.__version__) >= digit_version("2.6.0")
+
+
 def _register_safe_globals() -> None:
     """Lets ``torch.load``'s safe default (torch >= 2.6) read mmengine checkpoints."""
     import torch
 
-    if hasattr(torch.serialization, "add_safe_globals"):
+    if _knows_safe_globals():
         torch.serialization.add_safe_globals([(item, name) for name, item in _checkpoint_globals().items()])
 
 
@@ -177,7 +209,7 @@ def load_safely(path: str) -> Any:
     """
     import torch
 
-    if hasattr(torch.serialization, "add_safe_globals"):
+    if _knows_safe_globals():
         return torch.load(path, map_location="cpu", weights_only=True)
 
     from torch._weights_only_unpickler import _get_allowed_globals
@@ -191,13 +223,21 @@ def load_safely(path: str) -> Any:
                 raise pickle.UnpicklingError(f"{key} is not allowed in a checkpoint.")
             return allowed[key]
 
-    restricted = types.SimpleNamespace(Unpickler=Unpickler, load=pickle.load, __name__="pickle")
+    def load(file: Any, **kwargs: Any) -> Any:
+        return Unpickler(file, **kwargs).load()
+
+    restricted = types.SimpleNamespace(Unpickler=Unpickler, load=load, __name__="pickle")
     return torch.load(path, map_location="cpu", pickle_module=restricted)
 
 
 def prepare() -> None:
-    """Makes mmrazor importable, registers its modules and mends what stands in the way."""
+    """Makes mmrazor importable, registers its modules and mends what stands in the way.
+
+    Raises:
+        ImportError: if a library is missing; the message says how to get it.
+    """
     check_installed()
     _map_distribution_names()
+    _refuse_installations()
     _import_mmrazor()
     _register_safe_globals()

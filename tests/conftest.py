@@ -18,8 +18,8 @@ GOLDEN = ROOT / "tests" / "golden"
 
 # Relative error allowed per dtype, of the norm of the whole tensor. The half types are limited
 # by the rounding of the maps themselves, 2^-8 and 2^-11, carried through four products and a
-# max-pool, in which rounding also changes which of two near values wins.
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4, torch.bfloat16: 0.1, torch.float16: 3e-2}
+# max-pool and a ReLU, in which rounding also changes which of two near values wins.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4, torch.bfloat16: 0.1, torch.float16: 6e-2}
 
 
 def relative_error(got: torch.Tensor, expected: torch.Tensor, floor: float = 1e-10) -> float:

@@ -66,6 +66,18 @@ def test_instance_norm_mse_second_derivative():
     assert torch.autograd.gradgradcheck(functional.instance_norm_mse, _maps((2, 2, 3, 4)))
 
 
+def test_instance_norm_mse_second_derivative_with_a_frozen_teacher():
+    x, y = _maps((2, 2, 3, 4))
+    for value in (functional.instance_norm_mse(x, y.detach()), _expected(x, y.detach())):
+        (grad,) = torch.autograd.grad(value, x, create_graph=True)
+        grad.square().sum().backward()
+    first = x.grad.clone()
+    x.grad = None
+    (grad,) = torch.autograd.grad(_expected(x, y.detach()), x, create_graph=True)
+    grad.square().sum().backward()
+    assert relative_error(first, 2 * x.grad) < 1e-10
+
+
 def test_instance_norm_mse_keeps_no_map_of_its_own():
     kept = []
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
+import cankd
 from tests.conftest import ROOT, run_command
 
 
@@ -17,6 +19,8 @@ def _setup(*arguments, **env):
 def test_a_second_call_does_nothing(tmp_path):
     # The environment that runs this test, if setup_env.sh made it.
     prefix = sys.prefix
+    if not Path(prefix, ".setup", "check.done").exists():
+        pytest.skip("the tests run in an environment that setup_env.sh did not make, and must not change it")
     stack = "modern" if sys.version_info >= (3, 10) and "paper" not in prefix else "paper"
     done = _setup(stack, "--dir", prefix)
     assert done.returncode == 0, done.stdout
@@ -97,4 +101,4 @@ def test_pip_install_replaces_nothing(tmp_path):
     done = run_command(sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--no-build-isolation",
                        str(checkout))  # fmt: skip
     would = [line for line in done.stdout.splitlines() if line.startswith("Would install")]
-    assert would == ["Would install cankd-0.1.0"]
+    assert would == [f"Would install cankd-{cankd.__version__}"]

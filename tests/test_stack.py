@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +56,19 @@ def test_stock_configurations_are_found_without_an_installation(monkeypatch):
     assert get_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py").model.type == "RetinaNet"
 
 
+def test_a_missing_package_is_named_instead_of_installed():
+    missing = next(name for name in ("mmcls", "mmpretrain") if not is_installed(name))
+    with pytest.raises(ImportError, match=f"names the package '{missing}', which is not installed"):
+        stock_model(f"{missing}::resnet/resnet18_8xb32_in1k.py")
+
+
+def test_only_functions_of_the_two_known_families_pass_as_getattr():
+    assert stack._method_of_known_class(HistoryBuffer, "mean") is HistoryBuffer.mean
+    for owner, name in ((torch, "load"), (HistoryBuffer, "__class__"), (HistoryBuffer.mean, "__globals__")):
+        with pytest.raises(pickle.UnpicklingError, match="not allowed"):
+            stack._method_of_known_class(owner, name)
+
+
 def test_quantisation_is_replaced_only_by_classes():
     module = sys.modules["mmrazor.structures.quantization"]
     assert isinstance(module.BackendConfigs, (type, dict))
@@ -76,9 +91,14 @@ class _Malicious:
         return (print, ("code from a checkpoint ran",))
 
 
-def test_code_in_a_checkpoint_is_refused(tmp_path, capsys):
+@pytest.mark.parametrize("container", ["zip", "plain pickle"])
+def test_code_in_a_checkpoint_is_refused(tmp_path, capsys, container):
     file = str(tmp_path / "malicious.pth")
-    torch.save({"state_dict": {"weight": _Malicious()}}, file)
+    content = {"state_dict": {"weight": _Malicious()}}
+    if container == "zip":
+        torch.save(content, file)
+    else:
+        Path(file).write_bytes(pickle.dumps(content))
     with pytest.raises(Exception, match="(?i)unpickl|not allowed|weights"):
         stack.load_safely(file)
     assert "code from a checkpoint" not in capsys.readouterr().out

@@ -36,9 +36,35 @@ def test_unknown_keys_are_refused_with_the_nearest_names(differences, message):
         stock_model(RETINANET, **differences)
 
 
-def test_delete_replaces_a_dict():
-    merged = merge_differences({"loss": {"type": "A", "w": 1}}, {"loss": {"_delete_": True, "type": "B"}}, "model")
-    assert merged == {"loss": {"type": "B"}}
+@pytest.mark.parametrize("key", ["_replace_", "_delete_"])
+def test_a_dict_can_be_replaced(key):
+    stock = {"loss": {"type": "A", "w": 1, "inner": {"x": 1}}, "parts": [{"type": "A"}], "scale": [1]}
+    differences = {"loss": {key: True, "type": "B", "inner": {key: True, "y": 2}}, "parts": [{key: True, "type": "C"}]}
+    merged = merge_differences(stock, differences, "model")
+    assert merged == {"loss": {"type": "B", "inner": {"y": 2}}, "parts": [{"type": "C"}], "scale": [1]}
+    assert merge_differences({"loss": {"w": 1}}, {"loss": {key: False, "w": 2}}, "model") == {"loss": {"w": 2}}
+
+
+def test_what_the_libraries_take_out_themselves_is_known():
+    model = stock_model(
+        RETINANET,
+        _scope_="mmdet",
+        backbone=dict(
+            init_cfg=dict(_replace_=True, type="Kaiming", layer="Conv2d"), norm_cfg=dict(requires_grad=False)
+        ),
+    )
+    assert not model.backbone.bn1.weight.requires_grad
+    config = stock_config(RETINANET, backbone=dict(init_cfg=dict(prefix="backbone.")))
+    assert config["backbone"]["init_cfg"]["prefix"] == "backbone."
+
+
+def test_the_models_own_preprocessor_wins(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "data_preprocessor = dict(type='DetDataPreprocessor', pad_size_divisor=1)\n"
+        "model = dict(type='RetinaNet', data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=64))\n"
+    )
+    assert stock_config(str(file))["data_preprocessor"]["pad_size_divisor"] == 64
 
 
 def test_a_dict_over_a_list_goes_into_each_of_its_dicts():

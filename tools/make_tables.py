@@ -70,10 +70,10 @@ def published_table(models: list[dict]) -> str:
 
 def fill(text: str, name: str, table: str) -> str:
     """Replaces what stands between a table's two markers."""
-    pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)", re.S)
+    pattern = re.compile(rf"(<!-- {name} -->\n)(?:.*?\n)?(<!-- end of {name} -->)", re.S)
     if not pattern.search(text):
         sys.exit(f"marker '<!-- {name} -->' not found; put it and '<!-- end of {name} -->' where the table belongs.")
-    return pattern.sub(lambda match: match.group(1) + table + match.group(2), text)
+    return pattern.sub(lambda match: match.group(1) + table + "\n" + match.group(2), text)
 
 
 def main() -> None:

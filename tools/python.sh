@@ -1,8 +1,8 @@
-# Sourced by the shell tools: sets PYTHON to the caller's choice, the active environment's
+# Sourced by the shell tools: sets PYTHON to the caller's choice, the active virtual environment's
 # interpreter, the one that tools/setup_env.sh made, or the PATH's, and PYTHONPATH to the checkout.
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -z "${PYTHON:-}" ]; then
-  if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] || [ ! -x "$repo/.venv/bin/python" ]; then
+  if [ -n "${VIRTUAL_ENV:-}" ] || [ ! -x "$repo/.venv/bin/python" ]; then
     PYTHON=python
   else
     PYTHON=$repo/.venv/bin/python

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def run(*command: object, **env: str) -> None:
-    """Runs a command whose output goes to the log; stops with its tail if it fails."""
+    """Runs a command silently; if it fails, stops with the end of what it printed."""
     done = subprocess.run(
         [str(part) for part in command], env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -86,6 +87,7 @@ def train(jobs: dict[str, list], out: Path, threads: int) -> dict[str, float]:
         name -> seconds.
     """
     started, seconds, processes = time.time(), {}, {}
+    environment = {key: value for key, value in os.environ.items() if key not in ("NNODES", "NODE_RANK", "MASTER_ADDR")}
     for name, (config, *options) in jobs.items():
         work_dir = out / name
         shutil.rmtree(work_dir, ignore_errors=True)
@@ -93,24 +95,30 @@ def train(jobs: dict[str, list], out: Path, threads: int) -> dict[str, float]:
         processes[name] = subprocess.Popen(
             ["bash", str(ROOT / "tools/dist_train.sh"), str(config), "1", "--work-dir", str(work_dir), "--cfg-options"]
             + [str(option) for option in options],
-            env={**os.environ, "PYTHON": sys.executable, "PORT": free_port(), "OMP_NUM_THREADS": str(threads)},
+            env={**environment, "PYTHON": sys.executable, "PORT": free_port(), "OMP_NUM_THREADS": str(threads)},
             stdout=(work_dir / "console.log").open("wb"),
             stderr=subprocess.STDOUT,
         )
     shown = time.time()
-    while processes:
-        time.sleep(1)
-        for name, process in list(processes.items()):
-            if process.poll() is not None:
+    try:
+        while processes:
+            time.sleep(1)
+            for name, process in list(processes.items()):
+                if process.poll() is None:
+                    continue
                 seconds[name] = round(time.time() - started, 1)
                 del processes[name]
                 if process.returncode:
-                    for other in processes.values():
-                        other.terminate()
                     sys.exit(f"Training {name} failed:\n{(out / name / 'console.log').read_text()[-3000:]}")
-        if time.time() - shown > 20 or not processes:
-            shown = time.time()
-            print(f"[{shown - started:4.0f}s] " + "   ".join(progress(name, out / name) for name in jobs), flush=True)
+            if time.time() - shown > 20 or not processes:
+                shown = time.time()
+                state = "   ".join(progress(name, out / name) for name in jobs)
+                print(f"[{shown - started:4.0f}s] {state}", flush=True)
+    finally:
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            process.wait()
     return seconds
 
 
@@ -172,12 +180,22 @@ def _batch(image: np.ndarray) -> dict:
 
 def main() -> None:
     args = parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated."))  # so that the trainings end, too
+    initial = args.out / "initial.pth"
+    if args.out.exists() and any(args.out.iterdir()) and not initial.exists():
+        sys.exit(f"--out: {args.out} holds files that no quickstart wrote; give an empty or new folder.")
     MMLogger.get_current_instance().setLevel("WARNING")  # initialisation logs every tensor
     began = time.time()
     threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 2) // 2)
     run(sys.executable, ROOT / "tools/dataset_tools/make_quickstart_data.py", "--out", args.data)
     print(f"Data in {args.data}: digits on photographs, 10 classes, COCO layout.", flush=True)
     options = data_options(args.data)
+
+    # One file of initial weights for both students.
+    torch.manual_seed(args.seed)
+    student = stock_model(str(STUDENT))
+    student.init_weights()
+    save_whole({"state_dict": student.state_dict(), "meta": {}}, initial)
 
     teacher = DEMO / "quickstart_teacher.pth"
     if args.train_teacher:
@@ -186,13 +204,6 @@ def main() -> None:
         final = next((args.out / "teacher").glob("iter_*.pth"))
         run(sys.executable, ROOT / "tools/model_converters/shrink_ckpt.py", final, teacher)
         print(f"Teacher trained in {seconds['teacher']} s: {teacher}", flush=True)
-
-    # One file of initial weights for both students.
-    torch.manual_seed(args.seed)
-    student = stock_model(str(STUDENT))
-    student.init_weights()
-    initial = args.out / "initial.pth"
-    save_whole({"state_dict": student.state_dict(), "meta": {}}, initial)
 
     common = [
         *options,
@@ -207,7 +218,7 @@ def main() -> None:
         "cankd": [
             CANKD,
             *common,
-            f"teacher_ckpt={teacher}",
+            *([f"teacher_ckpt={teacher}"] if args.train_teacher else []),
             "model.architecture.init_cfg.type=Pretrained",
             f"model.architecture.init_cfg.checkpoint={initial}",
         ],

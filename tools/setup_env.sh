@@ -43,13 +43,22 @@ else
 fi
 pins=$repo/requirements/$stack.txt
 dir=${dir:-$repo/$default_dir}
+if [ -d "$dir" ] && [ ! -d "$dir/.setup" ] && [ -n "$(ls -A "$dir")" ]; then
+  fail "$dir exists and was not made by this script. Choose another folder with --dir, or move it away."
+fi
 mkdir -p "$dir" 2>/dev/null || fail "cannot create $dir; choose a writable folder with --dir."
 dir=$(cd "$dir" && pwd)
 work=$dir/.setup
 began=$SECONDS
 
-# A torch override replaces the pin for everything that follows.
+# A torch override replaces the pin for everything that follows, later calls included.
 mkdir -p "$work" 2>/dev/null || fail "cannot write to $dir; choose a writable folder with --dir."
+if [ -n "$torch$torchvision" ]; then
+  printf 'torch=%s torchvision=%s\n' "$torch" "$torchvision" >"$work/override"
+elif [ -f "$work/override" ]; then
+  # shellcheck disable=SC1091
+  . "$work/override"
+fi
 sed -e "${torch:+s/^torch==.*/torch==$torch/}" \
     -e "${torchvision:+s/^torchvision==.*/torchvision==$torchvision/}" "$pins" >"$work/pins.txt"
 
@@ -67,9 +76,12 @@ step() {
   changed=true
   local start=$SECONDS line
   printf '[%4ds] %s ...\n' $((SECONDS - began)) "$name"
+  # In a process group of its own, so that an interruption also reaches what pip started.
+  set -m
   "$@" >"$log" 2>&1 &
   local pid=$!
-  trap 'kill $pid 2>/dev/null || true; fail "interrupted in step $name; call it again to go on from there."' INT TERM
+  set +m
+  trap 'kill -- -$pid 2>/dev/null || true; fail "interrupted in step $name; call it again to go on from there."' INT TERM HUP
   while kill -0 $pid 2>/dev/null; do
     sleep 0.5
     if [ $(((SECONDS - start) % 60)) -eq 59 ]; then
@@ -80,15 +92,15 @@ step() {
     fi
   done
   if ! wait $pid; then
-    trap - INT TERM
+    trap - INT TERM HUP
     tail -n 15 "$log" >&2
     if grep -qE 'No space left' "$log"; then cure="free some disk space (about $need_gb GB are needed) and call it again."
-    elif grep -qE 'ConnectionError|Temporary failure|timed out|NewConnectionError|Could not fetch|No matching distribution|IncompleteRead|hash mismatch' "$log"; then
+    elif grep -qE 'ConnectionError|Temporary failure|timed out|NewConnectionError|Could not fetch|from versions: none|IncompleteRead|hash mismatch' "$log"; then
       cure="a download failed; check the connection to the package index (pip's --index-url or PIP_INDEX_URL for a mirror) and call it again."
     fi
     fail "step $name failed (whole log: $log). Cure: $cure"
   fi
-  trap - INT TERM
+  trap - INT TERM HUP
   printf '%s' "$value" >"$stamp"
   printf '[%4ds] %s done in %d s\n' $((SECONDS - began)) "$name" $((SECONDS - start))
 }
@@ -115,7 +127,13 @@ install_build_tools() { pip install "pip==25.0.1" "setuptools==$setuptools" whee
 install_torch() { pip install -c "$work/pins.txt" torch torchvision numpy; }
 # nvcc needs the CUDA headers that torch's wheels bring; without nvcc the path is just not used.
 cuda_headers() { "$dir/bin/python" -c 'import glob, sysconfig; print(":".join(glob.glob(sysconfig.get_paths()["purelib"] + "/nvidia/*/include")))'; }
-build_mmcv() { CPATH="$(cuda_headers)${CPATH:+:$CPATH}" MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)} pip install -v --no-deps --no-build-isolation --no-binary "$mmcv" "$(grep "^$mmcv==" "$work/pins.txt")"; }
+build_mmcv() {
+  # A visible GPU makes mmcv build CUDA ops, which fails without nvcc.
+  if [ "${FORCE_CUDA:-0}" != 1 ] && ! command -v nvcc >/dev/null; then export CUDA_VISIBLE_DEVICES=; fi
+  export CPATH="$(cuda_headers)${CPATH:+:$CPATH}" MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)}
+  # Built anew each time: a cached or installed build may belong to another torch.
+  pip install -v --no-deps --no-build-isolation --no-cache-dir --force-reinstall --no-binary "$mmcv" "$(grep "^$mmcv==" "$work/pins.txt")"
+}
 install_libraries() { pip install --no-deps --no-build-isolation -r "$work/pins.txt"; }
 install_test_tools() { pip install --no-deps -r "$repo/requirements/tests.txt"; }
 # The checkout itself goes on the path by a .pth file, which leaves no build files in it.
@@ -127,6 +145,7 @@ check_import() {
 changed=false
 if [ "$(cat "$work/python.done" 2>/dev/null)" != "$stack" ] || [ ! -x "$dir/bin/python" ]; then
   changed=true
+  rm -f "$work"/*.done
   if [ -n "$python" ]; then
     python=$(probe_python "$python") || fail "--python: expected an interpreter of version ${versions// /, } with venv and headers that runs; got none. Leave the option out to have one looked for."
   else
@@ -146,7 +165,8 @@ if [ "$(cat "$work/python.done" 2>/dev/null)" != "$stack" ] || [ ! -x "$dir/bin/
 fi
 
 export PIP_CACHE_DIR=$work/cache TMPDIR=$work/tmp PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-unset PYTHONPATH PIP_TARGET PIP_PREFIX PIP_USER
+export PIP_USER=0
+unset PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_CONSTRAINT PIP_ONLY_BINARY PIP_NO_BINARY PIP_PYTHON
 mkdir -p "$TMPDIR"
 
 step python "$stack" "delete $dir and call it again." make_venv
@@ -161,14 +181,14 @@ rm -rf "$work/cache" "$work/tmp"
 
 if $changed; then
   "$dir/bin/python" - <<'PY'
-import os, shutil, torch
-if torch.cuda.is_available() and shutil.which('nvcc'):
+import torch
+from mmcv.ops import get_compiling_cuda_version
+
+if "not available" not in get_compiling_cuda_version():
     print("mmcv was built with its CUDA ops.")
 elif torch.cuda.is_available():
-    print("A GPU is visible but nvcc is not: mmcv has CPU ops only. Install the CUDA toolkit of torch "
+    print("A GPU is visible, but mmcv was built without nvcc and has CPU ops only. Install the CUDA toolkit of torch "
           f"({torch.version.cuda}), delete this environment and call setup_env.sh again for the CUDA ops.")
-elif os.environ.get('FORCE_CUDA') == '1':
-    print("No GPU is visible; mmcv's CUDA ops were built because FORCE_CUDA=1.")
 else:
     print("No GPU is visible: mmcv has CPU ops only (FORCE_CUDA=1 builds the CUDA ops all the same).")
 PY

@@ -7,7 +7,7 @@ import contextlib
 import os
 from pathlib import Path
 from typing import Iterator
-from urllib.error import HTTPError, URLError
+from urllib.error import URLError
 
 from mmengine.config import Config, DictAction
 from torch import distributed
@@ -47,8 +47,8 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(args.config)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
-    if "teacher_ckpt" in cfg:
-        cfg.model.teacher_ckpt = cfg.pop("teacher_ckpt")
+    if "teacher_ckpt" in (args.cfg_options or {}):
+        cfg.model.teacher_ckpt = args.cfg_options["teacher_ckpt"]
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
     return cfg
@@ -66,7 +66,7 @@ def explained_downloads(cfg: Config) -> Iterator[None]:
     """
     try:
         yield
-    except (URLError, HTTPError) as error:
+    except URLError as error:
         teacher = cfg.model.get("teacher_ckpt")
         raise RuntimeError(
             f"a checkpoint could not be fetched ({error}); the teacher's is {teacher}. Fetch it elsewhere and give the "

@@ -31,7 +31,7 @@ class Runner(mmengine.runner.Runner):
 
     def setup_env(self, env_cfg: dict) -> None:
         """Starts the process group with gloo if there is no GPU, then goes on as usual."""
-        if self.distributed and not is_distributed() and get_device() == "cpu":
+        if self.launcher == "pytorch" and not is_distributed() and get_device() == "cpu":
             distributed.init_process_group(backend="gloo")
         super().setup_env(env_cfg)
 

@@ -23,7 +23,14 @@ class FeatureMSELoss(nn.Module):
         self.loss_weight = loss_weight
 
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
-        """Computes the loss of the student's and the teacher's map, both (B, C, H, W).
+        """Computes the loss.
+
+        Args:
+            s_feature: the student's map, (B, C, H, W).
+            t_feature: the teacher's map, of the same shape.
+
+        Returns:
+            A scalar of at least float32.
 
         Raises:
             ValueError: if their shapes differ.

@@ -24,13 +24,13 @@ class CanBlock(nn.Module):
     With theta, phi, g and W_z 1x1 convolutions and N' the number of pooled teacher positions
     (CanKD, equations 1-4):
 
-        Z = softmax-free affinity(theta(X), pool(phi(Y))) pool(g(Y)),   X* = BN(W_z Z) + X
+        Z = affinity(theta(X), pool(phi(Y))) pool(g(Y)),   X* = BN(W_z Z) + X
 
     ``dot_product`` runs in linear order: a C' x C' context of the teacher takes the place of
-    the N x N' attention matrix, with the same numbers. Per image that costs about
-    4 C C' (N + N'') multiply-adds forward (N'' teacher positions before pooling), against an
-    extra 2 C' N N' in the paper's order; beside the input, theta(X) and the map before the
-    batch norm are kept for the backward pass.
+    the N x N' attention matrix, with the same numbers. Per image that costs about 4 C C' N
+    multiply-adds forward (N positions on either side), against an extra 2 C' N N' in the
+    paper's order. Beside the maps, theta(X), phi(Y), g(Y) with their pooled values, and the
+    map before the batch norm are kept for the backward pass.
 
     As published, the batch norm's weight and bias start at zero, so the block adds nothing to
     the student's map at the first step and only that weight receives a gradient in it.
@@ -44,6 +44,7 @@ class CanBlock(nn.Module):
         pool_size: max-pool on the teacher's side, 1 for none.
         residual: whether X is added.
         batch_norm: whether a batch norm follows W_z. Without it W_z itself starts at zero.
+            :class:`NLKDINLoss` checks the arguments.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class CanBlock(nn.Module):
         theta = x if self.theta is None else self.theta(x)
         phi = self._pool(y if self.phi is None else self.phi(y)).flatten(2)
         g = self._pool(self.g(y)).flatten(2)
-        if theta.dtype == torch.float16:
+        if g.dtype == torch.float16:
             # Sums over channels and positions leave half precision's range.
             with torch.autocast(x.device.type, enabled=False):
                 enhanced = self._attend(theta.float(), phi.float(), g.float())
@@ -94,10 +95,8 @@ class CanBlock(nn.Module):
         if self.affinity == "dot_product":
             # Contracting W_z with the context first leaves one product over the positions.
             weight = self.w_z.weight.flatten(1) @ dot_product_context(phi, g)
-            enhanced = weight @ queries
-            if self.w_z.bias is not None:
-                enhanced = enhanced + self.w_z.bias[:, None]
-            enhanced = enhanced.view(theta.shape[0], -1, *theta.shape[2:])
+            enhanced = (weight @ queries).view(theta.shape[0], -1, *theta.shape[2:])
+            enhanced = enhanced + self.get_parameter("w_z.bias").view(-1, 1, 1).to(enhanced.dtype)
         else:
             queries, phi, g = (part.transpose(1, 2) for part in (queries, phi, g))
             if self.concat is None:
@@ -227,6 +226,11 @@ class NLKDINLoss(nn.Module):
             raise ValueError(
                 f"got H x W {s_shape[2:]} (student) and {t_shape[2:]} (teacher), expected equal sizes. Pick levels "
                 "of the same stride with `data_idx`, or set align=True to resize the student's map."
+            )
+        if self.instance_norm and t_shape[2:] == (1, 1):
+            raise ValueError(
+                "got maps of one position, expected more: their instance norm is zero whatever they hold. Use a "
+                "finer level, larger images or instance_norm=False."
             )
         if min(t_shape[2:]) < self.block.pool_size:
             raise ValueError(

@@ -20,7 +20,12 @@ class Boxes(NamedTuple):
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Writes a figure as PNG, whole or not at all; the folder is made if needed."""
+    """Writes a figure as PNG, whole or not at all.
+
+    Args:
+        figure: what to write.
+        path: the file; its folder is made if needed.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -38,7 +43,6 @@ def draw_box_panel(images: Sequence[np.ndarray], columns: Mapping[str, Sequence[
     """
     figure = Figure(figsize=(2.6 * len(columns), 2.6 * len(images) + 0.4), layout="constrained")
     axes = figure.subplots(len(images), len(columns), squeeze=False)
-    colors = {caption: f"C{i}" for i, caption in enumerate("0123456789")}
     for column, (title, found) in enumerate(columns.items()):
         axes[0][column].set_title(title)
         for row, image in enumerate(images):
@@ -46,7 +50,7 @@ def draw_box_panel(images: Sequence[np.ndarray], columns: Mapping[str, Sequence[
             ax.imshow(image)
             ax.axis("off")
             for (x0, y0, x1, y1), caption in zip(found[row].corners, found[row].captions):
-                color = colors.get(caption.split(" ")[0], "C3")
+                color = f"C{sum(map(ord, caption.split()[0])) % 10}"  # the same class, the same colour
                 ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linewidth=1.4))
                 ax.text(
                     x0,

@@ -111,9 +111,11 @@ def main() -> None:
     if stamp.exists() and json.loads(stamp.read_text()) == wanted:
         print(f"{args.out} is complete.")
         return
-    if args.out.exists() and any(args.out.iterdir()) and not (args.out / "annotations").exists():
-        parser.error(f"--out: {args.out} holds other files; give an empty or new folder.")
+    if args.out.exists() and any(args.out.iterdir()) and not stamp.exists():
+        parser.error(f"--out: {args.out} holds files that this tool did not write; give an empty or new folder.")
     shutil.rmtree(args.out, ignore_errors=True)
+    args.out.mkdir(parents=True)
+    stamp.write_text("{}")  # ours, but not complete yet
     bunch = load_digits()
     digits = (bunch.images / 16).astype(np.float32)
     # The data set's own order: the first three quarters of the writers train, the rest validate.

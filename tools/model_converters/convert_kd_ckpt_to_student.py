@@ -25,7 +25,7 @@ def main() -> None:
         checkpoint = load_checkpoint_file(args.checkpoint)
         state_dict = student_state_dict(checkpoint["state_dict"])
     except (OSError, ValueError) as error:
-        sys.exit(f"{args.checkpoint}: {error}")
+        sys.exit(str(error))
     folder = args.out_path or args.checkpoint.parent
     target = args.checkpoint if args.inplace else folder / f"{args.checkpoint.stem}_student.pth"
     save_whole({"meta": checkpoint.get("meta", {}), "state_dict": state_dict}, target)
