@@ -62,8 +62,8 @@ fi
 sed -e "${torch:+s/^torch==.*/torch==$torch/}" \
     -e "${torchvision:+s/^torchvision==.*/torchvision==$torchvision/}" "$pins" >"$work/pins.txt"
 
-# The stamp of a step depends on what it installs; changed pins redo it.
-key() { cat "$work/pins.txt" "$@" | cksum | tr ' ' -; }
+# The stamp of a step depends on what it installs; changed pins redo it, changed comments do not.
+key() { grep -hv '^#' "$work/pins.txt" "$@" | cksum | tr ' ' -; }
 core_key=$(key) tests_key=$(key "$repo/requirements/tests.txt")
 
 # Runs a command as one step: step NAME KEY CURE COMMAND...
