@@ -41,7 +41,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def run_command(*command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess:
+def run_command(*command: str, check: bool = True, timeout: int = 900, **env: str) -> subprocess.CompletedProcess:
     """Runs a command from the checkout's root, as a user would, and returns what it printed."""
     done = subprocess.run(
         command,
@@ -50,6 +50,7 @@ def run_command(*command: str, check: bool = True, **env: str) -> subprocess.Com
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        timeout=timeout,
     )
     assert not check or done.returncode == 0, done.stdout[-6000:]
     return done

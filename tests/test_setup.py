@@ -13,7 +13,7 @@ from tests.conftest import ROOT, run_command
 
 
 def _setup(*arguments, **env):
-    return run_command("timeout", "60", "bash", "tools/setup_env.sh", *arguments, check=False, **env)
+    return run_command("bash", "tools/setup_env.sh", *arguments, check=False, timeout=60, **env)
 
 
 def test_a_second_call_does_nothing(tmp_path):
