@@ -50,7 +50,23 @@ def _path_without(tmp_path, *names):
     """A PATH of links to this machine's commands, except some."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    commands = ["bash", "env", "dirname", "mkdir", "sed", "cksum", "tr", "cat", "df", "awk", "cut", "date"]
+    commands = [
+        "bash",
+        "env",
+        "dirname",
+        "mkdir",
+        "sed",
+        "cksum",
+        "tr",
+        "cat",
+        "df",
+        "awk",
+        "cut",
+        "date",
+        "grep",
+        "ls",
+        "rm",
+    ]
     for name in commands:
         if name not in names:
             (folder / name).symlink_to(shutil.which(name))

@@ -42,8 +42,9 @@ def quickstart_table() -> str:
 
 
 def quickstart_output() -> str:
-    """What the default run printed."""
-    return "```text\n" + (RUNS / "iter1200_seed0" / "output.txt").read_text().strip() + "\n```"
+    """The first and the last lines of what the default run printed."""
+    lines = (RUNS / "iter1200_seed0" / "output.txt").read_text().strip().splitlines()
+    return "\n".join(["```text", *lines[:4], "...", *lines[-7:], "```"])
 
 
 def paper_table(models: list[dict], link: str) -> str:
