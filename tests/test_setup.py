@@ -21,9 +21,7 @@ def test_a_second_call_does_nothing(tmp_path):
     prefix = sys.prefix
     linked = Path(prefix, ".setup", "cankd.done")
     if not linked.exists() or linked.read_text() != str(ROOT):
-        pytest.skip(
-            "the tests run in an environment that this checkout did not make, and leave it alone"
-        )
+        pytest.skip("the tests run in an environment that this checkout did not make, and leave it alone")
     stack = "modern" if sys.version_info >= (3, 10) and "paper" not in prefix else "paper"
     done = _setup(stack, "--dir", prefix)
     assert done.returncode == 0, done.stdout

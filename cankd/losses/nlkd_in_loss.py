@@ -91,12 +91,16 @@ class CanBlock(nn.Module):
 
     def _attend(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
         """BN(W_z Z) from theta(X) as a map (B, C', H, W) and the teacher's (B, C', N')."""
-        queries = theta.flatten(2)
+        size = (theta.shape[0], -1, *theta.shape[2:])
+        queries, weight = theta.flatten(2), self.w_z.weight.flatten(1)
+        # W_z is contracted with the smaller side first where that leaves fewer or smaller products.
         if self.affinity == "dot_product":
-            # Contracting W_z with the context first leaves one product over the positions.
-            weight = self.w_z.weight.flatten(1) @ dot_product_context(phi, g)
-            enhanced = (weight @ queries).view(theta.shape[0], -1, *theta.shape[2:])
-            enhanced = enhanced + self.get_parameter("w_z.bias").view(-1, 1, 1).to(enhanced.dtype)
+            enhanced = self._add_bias(weight @ dot_product_context(phi, g) @ queries).view(size)
+        elif self.affinity == "gaussian":
+            # The weights of a position sum to 1, so a bias of all values is a bias of the result.
+            values = self._add_bias(weight @ g)
+            enhanced = softmax_attention(*(part.transpose(1, 2) for part in (queries, phi, values)))
+            enhanced = enhanced.transpose(1, 2).reshape(size)
         else:
             queries, phi, g = (part.transpose(1, 2) for part in (queries, phi, g))
             if self.concat is None:
@@ -104,8 +108,12 @@ class CanBlock(nn.Module):
             else:
                 student, teacher = self.concat.weight.flatten(1).chunk(2, dim=1)
                 z = relu_sum_attention(queries @ student.T, phi @ teacher.T, g)
-            enhanced = self.w_z(z.transpose(1, 2).reshape(theta.shape[0], -1, *theta.shape[2:]))
+            enhanced = self.w_z(z.transpose(1, 2).reshape(size))
         return enhanced if self.bn is None else self.bn(enhanced)
+
+    def _add_bias(self, enhanced: Tensor) -> Tensor:
+        """Adds W_z's bias to (B, C, positions)."""
+        return enhanced + self.get_parameter("w_z.bias")[:, None].to(enhanced.dtype)
 
 
 @MODELS.register_module()
