@@ -10,6 +10,6 @@ __version__ = "0.1.0"
 
 stack.prepare()
 
-from cankd import engine, losses, models, published  # noqa: E402  (they register in mmrazor, now importable)
+from cankd import algorithms, engine, losses, models, published  # noqa: E402  (they register in mmrazor, now importable)
 
-__all__ = ["__version__", "engine", "losses", "models", "published", "stack"]
+__all__ = ["__version__", "algorithms", "engine", "losses", "models", "published", "stack"]

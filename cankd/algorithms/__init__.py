@@ -1,0 +1,1 @@
+"""Distillation algorithms that mmrazor lacks."""
