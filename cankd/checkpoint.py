@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from cankd.stack import load_safely
 
 STUDENT_PREFIX = "architecture."
+TEACHER_PREFIX = "teacher."
 
 
 def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
@@ -38,6 +40,20 @@ def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path}: got a {type(checkpoint).__name__}, expected a checkpoint (a dict).")
     return checkpoint if "state_dict" in checkpoint else {"state_dict": checkpoint}
+
+
+def keep_teacher(state_dict: dict[str, Any], teacher: nn.Module, prefix: str = "") -> None:
+    """Puts a teacher's own tensors in place of those that a state dict has for it, if any.
+
+    Args:
+        state_dict: of a distillation algorithm, about to be loaded; changed in place.
+        teacher: the algorithm's teacher, whose weights stay as they are.
+        prefix: of the algorithm's keys.
+    """
+    prefix += TEACHER_PREFIX
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        del state_dict[key]
+    state_dict.update({prefix + key: value for key, value in teacher.state_dict().items()})
 
 
 def is_distillation_state_dict(state_dict: dict[str, Any]) -> bool:

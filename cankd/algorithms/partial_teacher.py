@@ -1,0 +1,272 @@
+"""Distillation under a teacher that runs only as far as its records are read."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from typing import Any, Callable, ContextManager
+
+import torch
+from mmcv.cnn.utils.fuse_conv_bn import fuse_conv_bn
+from mmengine.utils import apply_to
+from mmrazor.models.algorithms import SingleTeacherDistill
+from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
+from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
+from mmrazor.models.task_modules.recorder.param_recorder import ParameterRecorder
+from mmrazor.models.utils import add_prefix
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from cankd.checkpoint import keep_teacher
+
+TEACHER_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class _AllRecorded(BaseException):
+    """Ends the teacher's forward pass. No ``Exception``: a model that catches those must not hold it up."""
+
+
+class _WatchedBuffer(list):
+    """A recorder's buffer that calls back after each record."""
+
+    def __init__(self, after_append: Callable[[], None]) -> None:
+        super().__init__()
+        self._after_append = after_append
+
+    def append(self, record: Any) -> None:
+        super().append(record)
+        self._after_append()
+
+
+@MODELS.register_module()
+class PartialTeacherDistill(SingleTeacherDistill):
+    """``SingleTeacherDistill`` whose frozen teacher stops where the last needed record was made.
+
+    The teacher's forward pass ends as soon as every teacher recorder holds the records that
+    ``loss_forward_mappings`` reads (their ``record_idx``); its head, its assigners and its
+    losses do not run if nothing reads from them. The distillation losses are the full
+    teacher's, bit for bit, unless the part left out would have drawn random numbers that the
+    student's step draws later, or would have changed a record in place. That holds for any
+    mmdet, mmseg or mmpretrain teacher and for module, method and function recorders of inputs
+    and outputs. Parameter recorders need no forward pass. The whole teacher runs if a
+    ``record_idx`` counts from the end, if there are deliveries (the student takes what the
+    teacher leaves there), or for a recorder of another kind that does not append its records
+    to its buffer; the last two are logged. Once a hook has stopped the distillation the
+    teacher does not run at all, unless there are deliveries.
+
+    The records are released once the losses are computed, so that no feature map outlives its
+    step. If ``teacher_ckpt`` is given, a checkpoint that is loaded later leaves the teacher alone.
+
+    The options below make the teacher cheaper. All are off by default because they change what
+    it computes, if only by rounding; docs/performance.md says by how much.
+
+    Args:
+        teacher_eval: whether the whole teacher is in eval mode. mmrazor leaves its dropout and
+            stochastic depth active, so that the target of a Swin teacher is noisy. Models whose
+            forward pass for losses needs training mode (DINO's decoder) cannot have it.
+        teacher_dtype: ``bfloat16`` or ``float16``: the teacher runs under autocast of that
+            type. Its records become float32 again. Defaults to None, as the student does.
+        teacher_channels_last: whether the teacher's maps and weights lie channels last.
+        teacher_fuse_conv_bn: whether the teacher's batch norms are folded into the convolutions
+            before them, at the first step. Needs batch norms in eval mode.
+        teacher_compile: whether the teacher's parts are compiled with ``torch.compile``: the
+            largest modules that hold no recorded module inside. For module recorders.
+        **kwargs: of ``SingleTeacherDistill``; ``teacher_trainable`` must stay False.
+
+    Raises:
+        ValueError: if an option does not fit the others.
+    """
+
+    def __init__(
+        self,
+        distiller: dict,
+        teacher: nn.Module | dict,
+        teacher_ckpt: str | None = None,
+        *,
+        teacher_eval: bool = False,
+        teacher_dtype: str | None = None,
+        teacher_channels_last: bool = False,
+        teacher_fuse_conv_bn: bool = False,
+        teacher_compile: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(distiller, teacher, teacher_ckpt, **kwargs)
+        self.teacher_ckpt = teacher_ckpt
+        self.teacher_eval = teacher_eval
+        self.teacher_dtype = teacher_dtype
+        self.teacher_channels_last = teacher_channels_last
+        self.teacher_fuse_conv_bn = teacher_fuse_conv_bn
+        self.teacher_compile = teacher_compile
+        self._check_options()
+        self._teacher_is_prepared = False
+        # With deliveries the whole teacher runs: the student takes what it leaves there.
+        self._has_deliveries = bool(self.distiller.deliveries.deliveries)
+        self._needed = self._count_needed_records()
+        for recorder in self.distiller.teacher_recorders.recorders.values():
+            if not isinstance(recorder, ParameterRecorder):
+                recorder.reset_data_buffer = functools.partial(self._reset_and_watch, recorder)
+
+    def _check_options(self) -> None:
+        recorders = self.distiller.teacher_recorders.recorders
+        if self.teacher_trainable:
+            raise ValueError(
+                "PartialTeacherDistill: got teacher_trainable=True, expected False: a teacher that trains needs its "
+                "losses. Use type='SingleTeacherDistill'."
+            )
+        if self.teacher_dtype is not None and self.teacher_dtype not in TEACHER_DTYPES:
+            raise ValueError(
+                f"teacher_dtype: got {self.teacher_dtype!r}, expected None or one of {', '.join(TEACHER_DTYPES)}."
+            )
+        if self.teacher_fuse_conv_bn and not (self.teacher_eval or self.teacher_norm_eval):
+            raise ValueError(
+                "teacher_fuse_conv_bn: got teacher_norm_eval=False, expected True: only the running statistics can be "
+                "folded into a convolution. Leave one of the two out."
+            )
+        in_code = (ModuleOutputsRecorder, ParameterRecorder)
+        unwatched = [name for name, recorder in recorders.items() if not isinstance(recorder, in_code)]
+        if self.teacher_compile and unwatched:
+            raise ValueError(
+                f"teacher_compile: got the teacher recorders {', '.join(unwatched)} of functions or methods, which "
+                "compiled code does not call. Record modules instead, or leave the option out."
+            )
+
+    def _count_needed_records(self) -> dict[str, float]:
+        """Recorder name -> how many of its records the losses read; parameters need no forward pass."""
+        needed: dict[str, float] = {}
+        for mappings in self.distiller.loss_forward_mappings.values():
+            for mapping in mappings.values():
+                name = mapping["recorder"]
+                if mapping["from_student"] or isinstance(self._teacher_recorder(name), ParameterRecorder):
+                    continue
+                index = mapping.get("record_idx", 0)
+                needed[name] = max(index + 1 if index >= 0 else math.inf, needed.get(name, 0))
+        return needed
+
+    def _teacher_recorder(self, name: str) -> BaseRecorder:
+        return self.distiller.teacher_recorders.get_recorder(name)
+
+    def _reset_and_watch(self, recorder: BaseRecorder) -> None:
+        recorder._data_buffer = _WatchedBuffer(self._stop_if_recorded)
+
+    def _stop_if_recorded(self) -> None:
+        if not self._has_deliveries and all(
+            len(self._teacher_recorder(name).data_buffer) >= count for name, count in self._needed.items()
+        ):
+            raise _AllRecorded
+
+    def loss(self, batch_inputs: Tensor, data_samples: list[Any] | None = None) -> dict[str, Tensor]:
+        """Losses of the student and of the distillation.
+
+        Args:
+            batch_inputs: preprocessed images, (B, 3, H, W).
+            data_samples: their annotations.
+
+        Returns:
+            Name -> loss; the student's own under ``student.``, the others under ``distill.``.
+
+        Raises:
+            RuntimeError: if a record that a loss reads was not made.
+        """
+        losses: dict[str, Tensor] = {}
+        if self._has_deliveries or (self._needed and not self.distillation_stopped):
+            self._run_teacher(batch_inputs, data_samples)
+        self.distiller.set_deliveries_override(True)
+        with self.distiller.student_recorders, self.distiller.deliveries:
+            needs_gradient = self.calculate_student_loss or self.student_trainable
+            with torch.set_grad_enabled(torch.is_grad_enabled() and needs_gradient):
+                student_losses = self.student(batch_inputs, data_samples, mode="loss")
+        if self.calculate_student_loss:
+            losses.update(add_prefix(student_losses, "student"))
+        if not self.distillation_stopped:
+            losses.update(add_prefix(self.distiller.compute_distill_losses(), "distill"))
+        for manager in (self.distiller.teacher_recorders, self.distiller.student_recorders):
+            for recorder in manager.recorders.values():
+                recorder.reset_data_buffer()
+        return losses
+
+    def train(self, mode: bool = True) -> PartialTeacherDistill:
+        """Sets the mode of student and distiller, and of the teacher as far as the options let it."""
+        super().train(mode)
+        if self.teacher_eval:
+            self.teacher.eval()
+        return self
+
+    def _run_teacher(self, batch_inputs: Tensor, data_samples: list[Any] | None) -> None:
+        if not self._teacher_is_prepared:
+            self._prepare_teacher()
+        if self.teacher_channels_last:
+            batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
+        autocast: ContextManager = contextlib.nullcontext()
+        if self.teacher_dtype:
+            autocast = torch.autocast(batch_inputs.device.type, dtype=TEACHER_DTYPES[self.teacher_dtype])
+        self.distiller.set_deliveries_override(False)
+        with self.distiller.teacher_recorders, self.distiller.deliveries, torch.no_grad(), autocast:
+            with contextlib.suppress(_AllRecorded):
+                self.teacher(batch_inputs, data_samples, mode="loss")
+        for name, count in self._needed.items():
+            recorder = self._teacher_recorder(name)
+            made = recorder.data_buffer
+            if count != math.inf and len(made) < count:
+                raise RuntimeError(
+                    f"teacher recorder {name!r}: got {len(made)} records of {recorder.source}, expected {count}: the "
+                    "teacher's forward pass for losses does not come by there as often. Change `source`, or "
+                    "`record_idx` in loss_forward_mappings."
+                )
+            if self.teacher_dtype:
+                made[:] = apply_to(made, self._is_narrow, Tensor.float)
+
+    def _is_narrow(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and value.dtype == TEACHER_DTYPES[self.teacher_dtype]  # type: ignore[index]
+
+    def _prepare_teacher(self) -> None:
+        """Applies the options that change the teacher's modules.
+
+        That waits for the first step, so that whoever reads the teacher's weights before it (the
+        inheriting hook) finds them as they were trained.
+        """
+        self._teacher_is_prepared = True
+        sources = {
+            recorder.source
+            for recorder in self.distiller.teacher_recorders.recorders.values()
+            if isinstance(recorder, ModuleOutputsRecorder)
+        }
+        if self.teacher_fuse_conv_bn:
+            self._fuse_teacher(sources)
+        if self.teacher_channels_last:
+            self.teacher.to(memory_format=torch.channels_last)
+        if self.teacher_compile:
+            _compile_around(self.teacher, sources)
+
+    def _fuse_teacher(self, sources: set[str]) -> None:
+        modules, parameters = dict(self.teacher.named_modules()), dict(self.teacher.named_parameters())
+        fuse_conv_bn(self.teacher)
+        fused = dict(self.teacher.named_parameters())
+        for name, parameter in fused.items():
+            parameter.requires_grad = False
+            if name in parameters:
+                # The optimizer may hold the old tensor: without this, both stay in memory.
+                parameters[name].data = parameter.data
+        for name in sources:
+            weight = f"{name}.weight"
+            replaced = self.teacher.get_submodule(name) is not modules[name]
+            if replaced or fused.get(weight) is not parameters.get(weight):
+                raise ValueError(
+                    f"teacher_fuse_conv_bn: the teacher recorder's source {name} is a convolution or batch norm "
+                    "that is fused with its neighbour. Record the module around them, or leave the option out."
+                )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if self.teacher_ckpt:
+            keep_teacher(state_dict, self.teacher, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _compile_around(module: nn.Module, sources: set[str]) -> None:
+    """Compiles the largest modules inside that hold none of the sources, except as themselves."""
+    for name, child in module.named_children():
+        inside = {source[len(name) + 1 :] for source in sources if source.startswith(name + ".")}
+        if inside or isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            _compile_around(child, inside)
+        else:
+            child.forward = torch.compile(child.forward)  # type: ignore[method-assign]
