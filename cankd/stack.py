@@ -124,6 +124,44 @@ def _map_distribution_names() -> None:
             MODULE2PACKAGE[module] = module
 
 
+# The module that holds what a configuration asks of mmpretrain: its predecessor where only that is there.
+CLASSIFICATION = "mmpretrain" if importlib.util.find_spec("mmpretrain") else "mmcls"
+
+
+def module_of(package: str) -> str:
+    """The installed module that stands for a package which a configuration names.
+
+    Args:
+        package: the name before ``::``.
+
+    Returns:
+        ``mmcls`` for ``mmpretrain`` where only mmcls is installed, and the reverse; else the name itself.
+    """
+    return CLASSIFICATION if package in ("mmpretrain", "mmcls") else package
+
+
+def _translate_classification() -> None:
+    """Lets ``mmpretrain::...`` in a configuration mean mmcls where only that is installed, and the reverse.
+
+    mmcls 1.0 became mmpretrain 1.0 under the same interfaces. mmengine takes the path of a base from
+    the mapping of packages, and the scope of its types from the name before ``::``.
+    """
+    from mmengine.config import Config
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    if not importlib.util.find_spec(CLASSIFICATION):
+        return
+    for name in ("mmpretrain", "mmcls"):
+        MODULE2PACKAGE[name] = CLASSIFICATION
+    find = Config._get_cfg_path
+
+    def find_translated(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        path, scope = find(cfg_path, filename)
+        return path, scope and module_of(scope)
+
+    Config._get_cfg_path = staticmethod(find_translated)
+
+
 def _method_of_known_class(owner: Any, name: str) -> Any:
     """Takes ``getattr``'s place in checkpoints: only plain functions of the two known families."""
     from mmengine.logging.history_buffer import HistoryBuffer
@@ -238,6 +276,7 @@ def prepare() -> None:
     """
     check_installed()
     _map_distribution_names()
+    _translate_classification()
     _refuse_installations()
     _import_mmrazor()
     _register_safe_globals()

@@ -1,5 +1,6 @@
-"""Models that configurations name: stock models with differences."""
+"""Students and teachers: stock models with differences, and a backbone that the libraries lack."""
 
-from cankd.models.stock import stock_model
+from cankd.models.mobilenet_v1 import MobileNetV1
+from cankd.models.stock import merge_differences, stock_config, stock_model
 
-__all__ = ["stock_model"]
+__all__ = ["MobileNetV1", "merge_differences", "stock_config", "stock_model"]

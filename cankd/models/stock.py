@@ -15,7 +15,7 @@ from mmengine.registry import TASK_UTILS, WEIGHT_INITIALIZERS, DefaultScope
 from mmrazor.registry import MODELS
 from torch import nn
 
-from cankd.stack import without_chatter
+from cankd.stack import module_of, without_chatter
 
 # In a dict of differences: replaces the stock one instead of merging. mmengine takes `_delete_` out
 # itself where a base configuration has the dict, so only the first of the two always arrives here.
@@ -119,7 +119,7 @@ def stock_config(cfg: str, **differences: Any) -> dict:
 @contextlib.contextmanager
 def _scope_of(cfg: str, config: Config) -> Iterator[None]:
     """The registry scope that a configuration's model belongs to, with its modules registered."""
-    package = cfg.split("::")[0] if "::" in cfg else config.get("default_scope", "mmdet")
+    package = module_of(cfg.split("::")[0]) if "::" in cfg else config.get("default_scope", "mmdet")
     with without_chatter():
         importlib.import_module(f"{package}.utils").register_all_modules(init_default_scope=False)
     with DefaultScope.overwrite_default_scope(package):

@@ -1,0 +1,28 @@
+# Distillation of a classifier's last backbone stage on ImageNet-1k: 100 epochs, stock data and schedule.
+_base_ = [
+    "mmpretrain::_base_/datasets/imagenet_bs32.py",
+    "mmpretrain::_base_/schedules/imagenet_bs256.py",
+    "mmpretrain::_base_/default_runtime.py",
+]
+custom_imports = dict(imports=["cankd"])
+
+data_preprocessor = None  # the student brings its own; the stock one here names no type
+model = dict(
+    _scope_="mmrazor",
+    type="PartialTeacherDistill",
+    architecture=dict(type="StockModel"),
+    teacher=dict(type="StockModel"),
+    distiller=dict(
+        type="ConfigurableDistiller",
+        student_recorders=dict(backbone=dict(type="ModuleOutputs", source="backbone.layer4")),
+        teacher_recorders=dict(backbone=dict(type="ModuleOutputs", source="backbone.layer4")),
+        distill_losses=dict(loss_backbone=dict(type="NLKDINLoss", loss_weight=10)),
+        loss_forward_mappings=dict(
+            loss_backbone=dict(
+                s_feature=dict(recorder="backbone", from_student=True),
+                t_feature=dict(recorder="backbone", from_student=False),
+            )
+        ),
+    ),
+)
+find_unused_parameters = True
