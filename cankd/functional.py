@@ -23,6 +23,20 @@ def _statistics_dtype(x: Tensor, y: Tensor) -> torch.dtype:
     return torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
 
 
+def widen(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Two maps in one type of at least float32, in which sums of squares over a map stay in range.
+
+    Args:
+        x: a map of any type.
+        y: another one.
+
+    Returns:
+        Both; one that has the type already is not copied.
+    """
+    dtype = _statistics_dtype(x, y)
+    return x.to(dtype), y.to(dtype)
+
+
 class _InstanceNormMSE(torch.autograd.Function):
     """Closed form of the loss, so that neither normalised map is kept for the backward pass.
 
@@ -102,8 +116,7 @@ def half_mse(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         A scalar of at least float32.
     """
-    dtype = _statistics_dtype(x, y)
-    return F.mse_loss(x.to(dtype), y.to(dtype)) / 2
+    return F.mse_loss(*widen(x, y)) / 2
 
 
 def dot_product_context(phi: Tensor, g: Tensor) -> Tensor:

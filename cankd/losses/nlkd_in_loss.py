@@ -8,14 +8,10 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from cankd.functional import dot_product_context, half_mse, instance_norm_mse, relu_sum_attention, softmax_attention
+from cankd.losses.checks import check_choice, check_equal_sizes, check_maps, check_positive_int
 from cankd.published import rename_published_keys
 
 AFFINITIES = ("dot_product", "gaussian", "embedded_gaussian", "concatenation")
-
-
-def _check_positive_int(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}: got {value!r}, expected a positive integer. Change it in the loss's config.")
 
 
 class CanBlock(nn.Module):
@@ -159,11 +155,10 @@ class NLKDINLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        _check_positive_int("in_channels", in_channels)
+        check_positive_int("in_channels", in_channels)
         if inter_channels is not None:
-            _check_positive_int("inter_channels", inter_channels)
-        if affinity not in AFFINITIES:
-            raise ValueError(f"affinity: got {affinity!r}, expected one of {', '.join(AFFINITIES)}.")
+            check_positive_int("inter_channels", inter_channels)
+        check_choice("affinity", affinity, AFFINITIES)
         if pool_size not in (1, 2, 4, 8):
             raise ValueError(f"pool_size: got {pool_size!r}, expected 1 (no pooling), 2, 4 or 8.")
         self.in_channels = in_channels
@@ -195,53 +190,17 @@ class NLKDINLoss(nn.Module):
         return self.loss_weight * distance(enhanced, t_feature)
 
     def _check(self, s_feature: Tensor, t_feature: Tensor) -> None:
-        for side, feature in (("student", s_feature), ("teacher", t_feature)):
-            if not isinstance(feature, Tensor):
-                raise TypeError(
-                    f"{side} feature: got {type(feature).__name__}, expected one tensor (B, C, H, W). "
-                    "A recorder of several levels needs `data_idx` in loss_forward_mappings."
-                )
-            if not feature.is_floating_point():
-                raise TypeError(
-                    f"{side} feature: got {feature.dtype}, expected a floating point map. "
-                    "Check which module the recorder's `source` names."
-                )
-            shape = tuple(feature.shape)
-            if feature.dim() != 4:
-                raise ValueError(
-                    f"{side} feature: got shape {shape}, expected 4 dimensions (B, C, H, W). Record a module "
-                    "that puts out a map, not a sequence of tokens."
-                )
-            if feature.shape[1] != self.in_channels:
-                raise ValueError(
-                    f"{side} feature: got {feature.shape[1]} channels in {shape}, expected in_channels="
-                    f"{self.in_channels}. Set in_channels to the teacher's channels and, if the student's differ, "
-                    f"add a connector to the {side}'s side of the mapping: dict(type='ConvModuleConnector', "
-                    f"in_channel={feature.shape[1]}, out_channel={self.in_channels}, norm_cfg=None, act_cfg=None)."
-                )
-        s_shape, t_shape = tuple(s_feature.shape), tuple(t_feature.shape)
-        if s_feature.device != t_feature.device:
-            raise ValueError(
-                f"got the student's map on {s_feature.device} and the teacher's on {t_feature.device}, "
-                "expected one device. Move both models to the same one."
-            )
-        if s_shape[0] != t_shape[0]:
-            raise ValueError(
-                f"got batch {s_shape[0]} (student) and {t_shape[0]} (teacher), expected the same images on "
-                "both sides. Check `record_idx` in loss_forward_mappings."
-            )
-        if s_shape[2:] != t_shape[2:] and not self.align:
-            raise ValueError(
-                f"got H x W {s_shape[2:]} (student) and {t_shape[2:]} (teacher), expected equal sizes. Pick levels "
-                "of the same stride with `data_idx`, or set align=True to resize the student's map."
-            )
-        if self.instance_norm and t_shape[2:] == (1, 1):
+        check_maps(s_feature, t_feature, self.in_channels)
+        if not self.align:
+            check_equal_sizes(s_feature, t_feature, ", or set align=True to resize the student's map")
+        t_size = tuple(t_feature.shape[2:])
+        if self.instance_norm and t_size == (1, 1):
             raise ValueError(
                 "got maps of one position, expected more: their instance norm is zero whatever they hold. Use a "
                 "finer level, larger images or instance_norm=False."
             )
-        if min(t_shape[2:]) < self.block.pool_size:
+        if min(t_size) < self.block.pool_size:
             raise ValueError(
-                f"got a teacher map of H x W {t_shape[2:]}, expected at least pool_size={self.block.pool_size}. "
+                f"got a teacher map of H x W {t_size}, expected at least pool_size={self.block.pool_size}. "
                 "Use a smaller pool_size, a finer level or larger images."
             )

@@ -1,0 +1,101 @@
+"""What every loss of two feature maps checks first."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def check_positive_int(name: str, value: object) -> None:
+    """Refuses an argument that is no positive integer.
+
+    Args:
+        name: of the argument.
+        value: what it got.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}: got {value!r}, expected a positive integer. Change it in the loss's config.")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuses an argument that is none of the choices.
+
+    Args:
+        name: of the argument.
+        value: what it got.
+        choices: what it may be.
+
+    Raises:
+        ValueError: if it is none of them.
+    """
+    if value not in choices:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}.")
+
+
+def check_maps(s_feature: Tensor, t_feature: Tensor, in_channels: int) -> None:
+    """Refuses maps that are not two batches of ``in_channels`` channels on one device.
+
+    Args:
+        s_feature: the student's map, expected as (B, C, H, W).
+        t_feature: the teacher's map, expected as (B, C, any H, any W).
+        in_channels: C.
+
+    Raises:
+        TypeError: if a map is not a floating point tensor.
+        ValueError: if dimensions, channels, batches or devices do not fit.
+    """
+    for side, feature in (("student", s_feature), ("teacher", t_feature)):
+        if not isinstance(feature, Tensor):
+            raise TypeError(
+                f"{side} feature: got {type(feature).__name__}, expected one tensor (B, C, H, W). "
+                "A recorder of several levels needs `data_idx` in loss_forward_mappings."
+            )
+        if not feature.is_floating_point():
+            raise TypeError(
+                f"{side} feature: got {feature.dtype}, expected a floating point map. "
+                "Check which module the recorder's `source` names."
+            )
+        shape = tuple(feature.shape)
+        if feature.dim() != 4:
+            raise ValueError(
+                f"{side} feature: got shape {shape}, expected 4 dimensions (B, C, H, W). Record a module "
+                "that puts out a map, not a sequence of tokens."
+            )
+        if feature.shape[1] != in_channels:
+            raise ValueError(
+                f"{side} feature: got {feature.shape[1]} channels in {shape}, expected in_channels="
+                f"{in_channels}. Set in_channels to the teacher's channels and, if the student's differ, "
+                f"add a connector to the {side}'s side of the mapping: dict(type='ConvModuleConnector', "
+                f"in_channel={feature.shape[1]}, out_channel={in_channels}, norm_cfg=None, act_cfg=None)."
+            )
+    if s_feature.device != t_feature.device:
+        raise ValueError(
+            f"got the student's map on {s_feature.device} and the teacher's on {t_feature.device}, "
+            "expected one device. Move both models to the same one."
+        )
+    if s_feature.shape[0] != t_feature.shape[0]:
+        raise ValueError(
+            f"got batch {s_feature.shape[0]} (student) and {t_feature.shape[0]} (teacher), expected the same images on "
+            "both sides. Check `record_idx` in loss_forward_mappings."
+        )
+
+
+def check_equal_sizes(s_feature: Tensor, t_feature: Tensor, remedy: str = "") -> None:
+    """Refuses maps of different height or width.
+
+    Args:
+        s_feature: the student's map, (B, C, H, W).
+        t_feature: the teacher's map, expected to have the same H x W.
+        remedy: what else can be done about it, beside picking other levels.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    s_size, t_size = tuple(s_feature.shape[2:]), tuple(t_feature.shape[2:])
+    if s_size != t_size:
+        raise ValueError(
+            f"got H x W {s_size} (student) and {t_size} (teacher), expected equal sizes. Pick levels "
+            f"of the same stride with `data_idx`{remedy}."
+        )
