@@ -1,5 +1,6 @@
 """Distillation algorithms that mmrazor lacks."""
 
 from cankd.algorithms.partial_teacher import PartialTeacherDistill
+from cankd.algorithms.parts_distiller import PartsDistiller
 
-__all__ = ["PartialTeacherDistill"]
+__all__ = ["PartialTeacherDistill", "PartsDistiller"]
