@@ -1,0 +1,93 @@
+"""Curves of training runs, from the ``scalars.json`` files that mmengine writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Mapping, NamedTuple, Sequence
+
+
+class Curve(NamedTuple):
+    """One logged quantity over time: iterations and values, both of one length."""
+
+    iterations: Sequence[int]
+    values: Sequence[float]
+
+
+def find_scalars(run: str | Path) -> list[Path]:
+    """The ``scalars.json`` files of a run, in the order in which they were written.
+
+    Args:
+        run: such a file, or a work dir, which has one for each time that the run was started.
+
+    Returns:
+        At least one file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    run = Path(run)
+    if run.is_file():
+        return [run]
+    files = sorted([*run.glob("*/vis_data/scalars.json"), *run.glob("vis_data/scalars.json")])
+    if not files:
+        raise FileNotFoundError(
+            f"run: got {run}, expected a scalars.json or a work dir that tools/train.py wrote "
+            "(with <time>/vis_data/scalars.json). Check the path."
+        )
+    return files
+
+
+def read_curves(files: Sequence[Path]) -> dict[str, Curve]:
+    """Reads what a run logged.
+
+    Validations that mmengine counts in epochs are put at the iteration of the last training
+    line before them. Where a later file starts again at an earlier iteration (a run that was
+    resumed), its lines replace the ones from there on. ``student.loss_x`` of a distillation
+    run and ``loss_x`` of the student alone get one name, ``loss_x``.
+
+    Args:
+        files: of one run, in their order.
+
+    Returns:
+        Name -> curve, for every logged number.
+
+    Raises:
+        ValueError: if a file is no log of JSON lines, or holds no curve.
+    """
+    points: dict[str, dict[int, float]] = {}
+    for file in files:
+        iteration, started = 0, False
+        for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                line = json.loads(text)
+                step = line["step"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{file}:{number}: expected one JSON object a line with a 'step', as mmengine's scalars.json has."
+                ) from error
+            # The step of a validation is an iteration, or an epoch and then the smaller number.
+            iteration = max(iteration, step)
+            if not started:
+                points = {key: {x: y for x, y in curve.items() if x < iteration} for key, curve in points.items()}
+                started = True
+            for key, value in line.items():
+                if key not in ("step", "iter", "epoch") and isinstance(value, (int, float)):
+                    key = key[len("student.") :] if key.startswith("student.") else key
+                    points.setdefault(key, {})[iteration] = value
+    if not any(points.values()):
+        raise ValueError(f"{', '.join(map(str, files))}: nothing is logged there yet.")
+    return {key: Curve(list(curve), list(curve.values())) for key, curve in points.items() if curve}
+
+
+def to_csv(runs: Mapping[str, Mapping[str, Curve]]) -> str:
+    """The curves as CSV with the columns run, name, iteration, value."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["run", "name", "iteration", "value"])
+    for run, curves in runs.items():
+        for name, curve in curves.items():
+            writer.writerows([run, name, x, y] for x, y in zip(*curve))
+    return out.getvalue()
