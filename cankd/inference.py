@@ -11,7 +11,7 @@ from typing import Any, Iterator
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import DATASETS, DefaultScope
 from mmrazor.registry import MODELS
 from torch import nn
@@ -77,7 +77,7 @@ def in_scope(cfg: Config) -> Iterator[None]:
         yield
 
 
-def build_model(cfg: Config, role: str = "student") -> nn.Module:
+def build_model(cfg: Config, role: str = "student") -> BaseModel:
     """Builds the student or the teacher of a distillation, or the model of any other configuration.
 
     Args:
@@ -154,7 +154,7 @@ def load_model(
     device: str = "cpu",
     role: str = "student",
     cfg_options: dict[str, Any] | None = None,
-) -> tuple[nn.Module, Config]:
+) -> tuple[BaseModel, Config]:
     """Builds a model and loads its weights, whichever way the two files come.
 
     A distillation configuration or the model's own, a distillation checkpoint or the model's
@@ -240,7 +240,7 @@ def prepare(cfg: Config, image: str | Path) -> dict[str, list]:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, cfg: Config, image: str | Path) -> Any:
+def predict(model: BaseModel, cfg: Config, image: str | Path) -> Any:
     """What a model predicts for one image file, in the data sample of its library.
 
     Args:

@@ -1,5 +1,21 @@
 """Pictures that the tools share, drawn without a display."""
 
-from cankd.visualization.panels import Boxes, draw_box_panel, draw_curves, draw_heatmap_panel, feature_energy
+from cankd.visualization.panels import (
+    Boxes,
+    View,
+    draw_box_panel,
+    draw_curves,
+    draw_heatmap_panel,
+    draw_map_grid,
+    feature_energy,
+)
 
-__all__ = ["Boxes", "draw_box_panel", "draw_curves", "draw_heatmap_panel", "feature_energy"]
+__all__ = [
+    "Boxes",
+    "View",
+    "draw_box_panel",
+    "draw_curves",
+    "draw_heatmap_panel",
+    "draw_map_grid",
+    "feature_energy",
+]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
@@ -19,18 +21,35 @@ class Boxes(NamedTuple):
     captions: Sequence[str]
 
 
+class View(NamedTuple):
+    """An image (H, W, 3), uint8, RGB, as a network saw it, and the size (H, W) of its input with padding."""
+
+    image: np.ndarray
+    covered: tuple[int, int]
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Writes a figure as PNG, whole or not at all.
+    """Writes a figure in the format that the name's suffix says, whole or not at all.
 
     Args:
         figure: what to write.
         path: the file; its folder is made if needed.
+
+    Raises:
+        ValueError: if matplotlib does not write files of that suffix.
     """
     path = Path(path)
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix[1:] not in known:
+        raise ValueError(f"got {path}, expected a name that ends in one of {', '.join(sorted(known))}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png", dpi=120)
-    os.replace(part, path)
+    try:
+        figure.savefig(part, format=path.suffix[1:], dpi=120)
+        os.replace(part, path)
+    finally:
+        if part.exists():
+            part.unlink()
 
 
 def draw_box_panel(images: Sequence[np.ndarray], columns: Mapping[str, Sequence[Boxes]], path: str | Path) -> None:
@@ -49,20 +68,25 @@ def draw_box_panel(images: Sequence[np.ndarray], columns: Mapping[str, Sequence[
             ax = axes[row][column]
             ax.imshow(image)
             ax.axis("off")
-            for (x0, y0, x1, y1), caption in zip(found[row].corners, found[row].captions):
-                color = f"C{sum(map(ord, caption.split()[0])) % 10}"  # the same class, the same colour
-                ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linewidth=1.4))
-                ax.text(
-                    x0,
-                    max(y0, 5),
-                    caption,
-                    color="white",
-                    fontsize=6,
-                    va="bottom",
-                    clip_on=True,
-                    bbox={"facecolor": color, "edgecolor": "none", "pad": 0.6},
-                )
+            _draw_boxes(ax, found[row])
     save_figure(figure, path)
+
+
+def _draw_boxes(ax: Axes, boxes: Boxes) -> None:
+    """Draws boxes with their captions into a picture that is already there."""
+    for (x0, y0, x1, y1), caption in zip(boxes.corners, boxes.captions):
+        color = f"C{sum(map(ord, caption.split()[0])) % 10}"  # the same class, the same colour
+        ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linewidth=1.4))
+        ax.text(
+            x0,
+            max(y0, 5),
+            caption,
+            color="white",
+            fontsize=6,
+            va="bottom",
+            clip_on=True,
+            bbox={"facecolor": color, "edgecolor": "none", "pad": 0.6},
+        )
 
 
 def feature_energy(feature: Tensor) -> np.ndarray:
@@ -70,8 +94,29 @@ def feature_energy(feature: Tensor) -> np.ndarray:
     return feature.detach().float().abs().mean(0).cpu().numpy()
 
 
+def _show_map(ax: Axes, values: np.ndarray, view: View, alpha: float | None, **scale: Any) -> AxesImage:
+    """Draws a map to where it belongs in the image: over it with ``alpha``, else instead of it."""
+    height, width = view.image.shape[:2]
+    if alpha is not None:
+        ax.imshow(view.image, extent=(0, width, height, 0))
+    # A padded input's map covers more than the image; what lies outside is cut off.
+    extent = (0, view.covered[1], view.covered[0], 0)
+    shown = ax.imshow(values, extent=extent, alpha=alpha, interpolation="bilinear" if alpha else None, **scale)
+    ax.set_xlim(0, width)
+    ax.set_ylim(height, 0)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    return shown
+
+
 def draw_heatmap_panel(
-    image: np.ndarray, rows: Mapping[str, Sequence[np.ndarray]], levels: Sequence[str], path: str | Path
+    image: np.ndarray,
+    rows: Mapping[str, Sequence[np.ndarray]],
+    levels: Sequence[str],
+    path: str | Path,
+    views: Mapping[str, View] | None = None,
+    alpha: float | None = None,
+    label: str = "",
 ) -> None:
     """Draws one image and, per level, the heatmaps of several models on one shared colour scale.
 
@@ -80,23 +125,79 @@ def draw_heatmap_panel(
         rows: title -> one (H, W) map for each level.
         levels: titles of the levels.
         path: PNG to write.
+        views: title -> the image as that model saw it. Defaults to the image, without padding.
+        alpha: opacity of the heatmaps over the image. Defaults to the heatmaps alone.
+        label: of the colour scales.
     """
-    figure = Figure(figsize=(2.3 * (len(levels) + 1), 2.2 * len(rows) + 0.5), layout="constrained")
+    height, width = image.shape[:2]
+    size = 2.2 * min(max(height / width, 0.5), 2.0)
+    figure = Figure(figsize=(2.3 * (len(levels) + 1), size * len(rows) + 0.8), layout="constrained")
     axes = figure.subplots(len(rows), len(levels) + 1, squeeze=False)
-    for column, level in enumerate(levels, start=1):
-        axes[0][column].set_title(level)
-        maps = [maps[column - 1] for maps in rows.values()]
-        low, high = min(m.min() for m in maps), max(m.max() for m in maps)
-        for row, values in enumerate(maps):
-            shown = axes[row][column].imshow(values, cmap="viridis", vmin=low, vmax=high)
-        figure.colorbar(shown, ax=axes[:, column].tolist(), location="bottom", shrink=0.8, pad=0.02)
-    axes[0][0].set_title("image")
     for row, title in enumerate(rows):
-        axes[row][0].imshow(image)
-        axes[row][0].set_ylabel(title)
-        for ax in axes[row]:
-            ax.set_xticks([])
-            ax.set_yticks([])
+        view = (views or {}).get(title) or View(image, (height, width))
+        ax = axes[row][0]
+        ax.imshow(view.image)
+        ax.set_ylabel(title)
+        ax.set_xticks([])
+        ax.set_yticks([])
+        for column, values in enumerate(rows[title], start=1):
+            level = [maps[column - 1] for maps in rows.values()]
+            low, high = min(m.min() for m in level), max(m.max() for m in level)
+            shown = _show_map(axes[row][column], values, view, alpha, cmap="viridis", vmin=low, vmax=high)
+            if row == len(rows) - 1:
+                figure.colorbar(
+                    shown, ax=axes[:, column].tolist(), location="bottom", shrink=0.8, pad=0.02, label=label
+                )
+    axes[0][0].set_title("image")
+    for column, level_title in enumerate(levels, start=1):
+        axes[0][column].set_title(level_title)
+    save_figure(figure, path)
+
+
+def draw_map_grid(
+    maps: Mapping[str, np.ndarray],
+    view: View,
+    title: str,
+    path: str | Path,
+    arrangement: tuple[int, int] = (4, 5),
+    alpha: float | None = None,
+    boxes: Boxes | None = None,
+) -> None:
+    """Draws maps of one image in rows and columns on one shared colour scale.
+
+    Args:
+        maps: caption -> (H, W); a single one is drawn large.
+        view: the image as the model saw it.
+        title: above all.
+        path: PNG to write.
+        arrangement: rows and columns.
+        alpha: opacity of the maps over the image. Defaults to the maps alone.
+        boxes: drawn over each, in pixels of the view.
+
+    Raises:
+        ValueError: if there are more maps than places.
+    """
+    rows, columns = (1, 1) if len(maps) == 1 else arrangement
+    if len(maps) > rows * columns:
+        raise ValueError(
+            f"--arrangement: got {rows} x {columns} places for {len(maps)} channels. Give more, or a smaller --topk."
+        )
+    rows = -(-len(maps) // columns)  # no empty row
+    height, width = view.image.shape[:2]
+    size = 4.5 if len(maps) == 1 else 1.7
+    aspect = min(max(height / width, 0.5), 2.0)
+    figure = Figure(figsize=(max(size * columns, 3.0) + 0.8, (size * aspect + 0.2) * rows + 0.5), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    low, high = min(m.min() for m in maps.values()), max(m.max() for m in maps.values())
+    for ax, (caption, values) in zip(axes, maps.items()):
+        shown = _show_map(ax, values, view, alpha, cmap="viridis", vmin=low, vmax=high)
+        ax.set_title(caption, fontsize=8)
+        if boxes is not None:
+            _draw_boxes(ax, boxes)
+    for ax in axes[len(maps) :]:
+        ax.axis("off")
+    figure.colorbar(shown, ax=axes.tolist(), location="right", shrink=0.8, pad=0.02)
     save_figure(figure, path)
 
 
