@@ -70,8 +70,9 @@ class PartialTeacherDistill(SingleTeacherDistill):
         teacher_channels_last: whether the teacher's maps and weights lie channels last.
         teacher_fuse_conv_bn: whether the teacher's batch norms are folded into the convolutions
             before them, at the first step. Needs batch norms in eval mode.
-        teacher_compile: whether the teacher's parts are compiled with ``torch.compile``: the
-            largest modules that hold no recorded module inside. For module recorders.
+        teacher_compile: whether the teacher's parts are compiled: the largest modules that hold
+            no recorded module inside. A dict gives ``torch.compile`` arguments. For module
+            recorders.
         **kwargs: of ``SingleTeacherDistill``; ``teacher_trainable`` must stay False.
 
     Raises:
@@ -88,7 +89,7 @@ class PartialTeacherDistill(SingleTeacherDistill):
         teacher_dtype: str | None = None,
         teacher_channels_last: bool = False,
         teacher_fuse_conv_bn: bool = False,
-        teacher_compile: bool = False,
+        teacher_compile: bool | dict[str, Any] = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(distiller, teacher, teacher_ckpt, **kwargs)
@@ -125,7 +126,7 @@ class PartialTeacherDistill(SingleTeacherDistill):
             )
         in_code = (ModuleOutputsRecorder, ParameterRecorder)
         unwatched = [name for name, recorder in recorders.items() if not isinstance(recorder, in_code)]
-        if self.teacher_compile and unwatched:
+        if self.teacher_compile is not False and unwatched:
             raise ValueError(
                 f"teacher_compile: got the teacher recorders {', '.join(unwatched)} of functions or methods, which "
                 "compiled code does not call. Record modules instead, or leave the option out."
@@ -214,7 +215,7 @@ class PartialTeacherDistill(SingleTeacherDistill):
                     "`record_idx` in loss_forward_mappings."
                 )
             if self.teacher_dtype:
-                made[:] = apply_to(made, self._is_narrow, Tensor.float)
+                made[:] = apply_to(list(made), self._is_narrow, Tensor.float)
 
     def _is_narrow(self, value: Any) -> bool:
         return isinstance(value, Tensor) and value.dtype == TEACHER_DTYPES[self.teacher_dtype]  # type: ignore[index]
@@ -235,8 +236,9 @@ class PartialTeacherDistill(SingleTeacherDistill):
             self._fuse_teacher(sources)
         if self.teacher_channels_last:
             self.teacher.to(memory_format=torch.channels_last)
-        if self.teacher_compile:
-            _compile_around(self.teacher, sources)
+        if self.teacher_compile is not False:
+            options = self.teacher_compile if isinstance(self.teacher_compile, dict) else {}
+            _compile_around(self.teacher, sources, **options)
 
     def _fuse_teacher(self, sources: set[str]) -> None:
         modules, parameters = dict(self.teacher.named_modules()), dict(self.teacher.named_parameters())
@@ -262,11 +264,11 @@ class PartialTeacherDistill(SingleTeacherDistill):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _compile_around(module: nn.Module, sources: set[str]) -> None:
+def _compile_around(module: nn.Module, sources: set[str], **options: Any) -> None:
     """Compiles the largest modules inside that hold none of the sources, except as themselves."""
     for name, child in module.named_children():
         inside = {source[len(name) + 1 :] for source in sources if source.startswith(name + ".")}
         if inside or isinstance(child, (nn.ModuleList, nn.ModuleDict)):
-            _compile_around(child, inside)
+            _compile_around(child, inside, **options)
         else:
-            child.forward = torch.compile(child.forward)  # type: ignore[method-assign]
+            child.forward = torch.compile(child.forward, **options)  # type: ignore[method-assign]
