@@ -1,0 +1,136 @@
+"""What distillation losses cost: parameters and multiply-adds (supplement, section 5 of CanKD).
+
+That table counts with thop, whose hooks see modules: convolutions, linear layers and norms, but no
+matrix product. It calls multiply-adds FLOPs. :class:`MultiplyAdds` counts the operations that
+torch runs instead, so the products of attention are in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import thop
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cankd.losses import FGDLoss, NLKDINLoss
+from cankd.reference import ReferenceCanLoss
+
+
+def _operation_cost(name: str, args: tuple[Any, ...], out: Any) -> int:
+    """Multiply-adds of one operation of torch's, 0 for those without sums of products."""
+    if name == "convolution":
+        inputs, weight, transposed = args[0], args[1], args[6]
+        return (inputs if transposed else out).numel() * weight[0].numel()
+    if name in ("mm", "bmm"):
+        return out.numel() * args[0].shape[-1]
+    if name in ("addmm", "baddbmm"):
+        return out.numel() * args[1].shape[-1]
+    if name.startswith("_scaled_dot_product"):
+        query, key, value = args[:3]
+        return query.numel() // query.shape[-1] * key.shape[-2] * (key.shape[-1] + value.shape[-1])
+    return 0
+
+
+class MultiplyAdds(TorchDispatchMode):
+    """Counts the multiply-adds of convolutions and matrix products that run inside.
+
+    Example:
+        >>> import torch
+        >>> from cankd.analysis.complexity import MultiplyAdds
+        >>> with MultiplyAdds() as counter:
+        ...     _ = torch.ones(2, 3) @ torch.ones(3, 5)
+        >>> counter.total
+        30
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Runs one operation and adds its cost."""
+        out = func(*args, **(kwargs or {}))
+        self.total += _operation_cost(func.overloadpacket.__name__, args, out)
+        return out
+
+
+class ConnectedLoss(nn.Module):
+    """A loss with the connectors that mmrazor's configurations put before it."""
+
+    def __init__(self, loss: dict, student: dict | None = None, teacher: dict | None = None) -> None:
+        super().__init__()
+        self.student = MODELS.build(student) if student else nn.Identity()
+        self.teacher = MODELS.build(teacher) if teacher else nn.Identity()
+        self.loss = MODELS.build(loss)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Returns the loss of two maps (B, C, H, W)."""
+        return self.loss(self.student(student), self.teacher(teacher))
+
+
+class BoxedFGDLoss(FGDLoss):
+    """FGD for two maps alone: every image has one box, its whole; more boxes cost no product."""
+
+    def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        """Returns the parts of the loss of two maps (B, C, H, W)."""
+        height, width = student.shape[2:]
+        sample = DetDataSample(metainfo=dict(img_shape=(height, width)))
+        sample.gt_instances = InstanceData(bboxes=torch.tensor([[0.0, 0.0, width, height]]))
+        return super().forward(student, teacher, [sample] * len(student))
+
+
+class Cost(NamedTuple):
+    """Cost of one loss for one pair of maps; counts are multiply-adds of a forward pass."""
+
+    parameters: int
+    thop: int
+    counted: int
+
+
+def _counted(loss: nn.Module, student: Tensor, teacher: Tensor) -> int:
+    with torch.no_grad(), MultiplyAdds() as counter:
+        loss(student, teacher)
+    return counter.total
+
+
+def loss_costs(shape: tuple[int, int, int, int]) -> dict[str, Cost]:
+    """Costs of the losses of supplement Table 5.
+
+    FKD and MGD are mmrazor's modules with their defaults, FGD is this package's, CanKD is counted
+    in the paper's order and in the linear order that :class:`~cankd.losses.NLKDINLoss` runs in;
+    thop counts its norms only in the module form of :mod:`cankd.reference`, for either.
+
+    Args:
+        shape: of both maps, (B, C, H, W).
+
+    Returns:
+        Name -> cost.
+    """
+    channels = shape[1]
+    fkd = dict(in_channels=channels, mode="dot_product", sub_sample=True)
+    losses = {
+        "FKD": ConnectedLoss(
+            dict(type="FBKDLoss"), dict(type="FBKDStudentConnector", **fkd), dict(type="FBKDTeacherConnector", **fkd)
+        ),
+        "MGD": ConnectedLoss(
+            dict(type="MGDLoss"), dict(type="MGDConnector", student_channels=channels, teacher_channels=channels)
+        ),
+        "FGD": BoxedFGDLoss(channels),
+        "CanKD, paper's order": ReferenceCanLoss(channels),
+        "CanKD, linear order": NLKDINLoss(channels),
+    }
+    maps = torch.rand(2, *shape)
+    costs = {}
+    for name, loss in losses.items():
+        counted = _counted(loss, *maps)
+        parameters = sum(parameter.numel() for parameter in loss.parameters())
+        module_form = ReferenceCanLoss(channels) if isinstance(loss, NLKDINLoss) else loss
+        with torch.no_grad():
+            seen, _ = thop.profile(module_form, tuple(maps), verbose=False)
+        costs[name] = Cost(parameters, int(seen), counted)
+    return costs
