@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, Iterator, NamedTuple, Sequence
 
@@ -135,7 +136,8 @@ def picture_path(out: Path, pictures: int, *names: str) -> Path:
 
 @contextlib.contextmanager
 def tool_errors() -> Iterator[None]:
-    """Ends a tool with one line where the input is to blame, and keeps the libraries' logs quiet."""
+    """Ends a tool with one line where the input is to blame, and keeps the libraries quiet."""
+    warnings.filterwarnings("ignore", category=UserWarning)
     MMLogger.get_current_instance().setLevel("WARNING")
     try:
         yield

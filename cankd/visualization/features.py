@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from functools import partial
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmrazor.models.task_modules import RecorderManager
-from torch import Tensor
+from torch import Tensor, nn
 
 from cankd.inference import prepare
 from cankd.visualization.panels import Boxes, View, feature_energy
@@ -123,7 +124,7 @@ def nearest_names(name: str, names: Sequence[str]) -> str:
     return ", ".join((near or [other for other in names if "." not in other])[:6])
 
 
-def check_source(model: torch.nn.Module, recorder: Mapping[str, Any], name: str) -> None:
+def check_source(model: nn.Module, recorder: Mapping[str, Any], name: str) -> None:
     """Checks that a module or parameter recorder's source exists in a model.
 
     Args:
@@ -326,7 +327,11 @@ def panel_row(
     return [values for shown in reduced for values in shown.values()]
 
 
-def module_shapes(model: BaseModel, data: Mapping[str, Any]) -> dict[str, list[tuple[int, ...]]]:
+# Of one output among a module's: record_idx, then data_idx and further indices of nested outputs.
+OutputIndex = Tuple[int, ...]
+
+
+def module_shapes(model: BaseModel, data: Mapping[str, Any]) -> dict[str, dict[OutputIndex, tuple[int, ...]]]:
     """The shape of every tensor that each module puts out when the model predicts.
 
     Args:
@@ -334,23 +339,24 @@ def module_shapes(model: BaseModel, data: Mapping[str, Any]) -> dict[str, list[t
         data: what its ``data_preprocessor`` returned.
 
     Returns:
-        Name of the module -> shapes, in the order of their records and within a record of their
-        ``data_idx``. A module that does not run (such as an auxiliary head, which only
-        training uses) has none.
+        Name of the module -> index of the output, see :data:`OutputIndex` -> shape. A module that
+        does not run (such as an auxiliary head, which only training uses) has none.
     """
-    shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name, _ in model.named_modules() if name}
+    shapes: dict[str, dict[OutputIndex, tuple[int, ...]]] = {name: {} for name, _ in model.named_modules() if name}
+    calls = dict.fromkeys(shapes, 0)
 
-    def tensors(output: Any) -> list[Tensor]:
+    def collect(name: str, index: OutputIndex, output: Any) -> None:
         if isinstance(output, Tensor):
-            return [output]
-        if isinstance(output, dict):
-            output = list(output.values())
-        return [part for item in output for part in tensors(item)] if isinstance(output, (list, tuple)) else []
+            shapes[name][index] = tuple(output.shape)
+        elif isinstance(output, (list, tuple)):
+            for i, part in enumerate(output):
+                collect(name, (*index, i), part)
 
-    def hook(name: str) -> Any:
-        return lambda module, inputs, output: shapes[name].extend(tuple(part.shape) for part in tensors(output))
+    def hook(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        collect(name, (calls[name],), output)
+        calls[name] += 1
 
-    handles = [module.register_forward_hook(hook(name)) for name, module in model.named_modules() if name]
+    handles = [module.register_forward_hook(partial(hook, name)) for name, module in model.named_modules() if name]
     try:
         with torch.no_grad():
             model(**data, mode="predict")
