@@ -115,10 +115,13 @@ def loss_costs(shape: tuple[int, int, int, int]) -> dict[str, Cost]:
     fkd = dict(in_channels=channels, mode="dot_product", sub_sample=True)
     losses = {
         "FKD": ConnectedLoss(
-            dict(type="FBKDLoss"), dict(type="FBKDStudentConnector", **fkd), dict(type="FBKDTeacherConnector", **fkd)
+            dict(type="mmrazor.FBKDLoss"),
+            dict(type="mmrazor.FBKDStudentConnector", **fkd),
+            dict(type="mmrazor.FBKDTeacherConnector", **fkd),
         ),
         "MGD": ConnectedLoss(
-            dict(type="MGDLoss"), dict(type="MGDConnector", student_channels=channels, teacher_channels=channels)
+            dict(type="mmrazor.MGDLoss"),
+            dict(type="mmrazor.MGDConnector", student_channels=channels, teacher_channels=channels),
         ),
         "FGD": BoxedFGDLoss(channels),
         "CanKD, paper's order": ReferenceCanLoss(channels),

@@ -19,6 +19,7 @@ import json
 import pickle
 import sys
 import time
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,9 @@ class Model:
 
     def __init__(self, config: str, checkpoint: str, role: str, args: argparse.Namespace) -> None:
         self.cfg = load_config(argparse.Namespace(**{**vars(args), "config": config}))
-        self.config, self.checkpoint, self.role = config, checkpoint, role
+        if "test_dataloader" not in self.cfg:
+            raise ValueError(f"config: {config} has no test_dataloader. Give the configuration of a training.")
+        self.checkpoint, self.role = checkpoint, role
         self.fingerprint = fingerprint(self.cfg, checkpoint)
         self.args = args
         self.runner: Runner | None = None
@@ -165,7 +168,7 @@ class Model:
                 if self.args.show_dir and hasattr(hook, "test_out_dir"):
                     hook.test_out_dir = str(Path(self.args.show_dir).absolute() / name / f"{corruption}_{severity}")
             metrics = self.runner.test()
-        return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
+        return {key: float(value) for key, value in metrics.items() if isinstance(value, Real)}
 
 
 def missing_pairs(results: dict[str, Any], pairs: list[tuple]) -> list[tuple]:
@@ -220,7 +223,8 @@ def run(args: argparse.Namespace, models: dict[str, Model], state: dict[str, Any
                 left = (time.time() - began) / done * (total - done)
                 metric = find_metric([metrics], args.metric)
                 what = f"{corruption}, severity {severity}" if severity else "clean"
-                line = f"[{done}/{total}] {name}, {what}: {metric} {metrics.get(metric, 0.0):.4g}"
+                value = f"{metrics[metric]:.4g}" if metrics else "0, nothing was detected"
+                line = f"[{done}/{total}] {name}, {what}: {metric} {value}"
                 print(f"{line}   about {left / 60:.0f} min {left % 60:.0f} s left", flush=True)
                 if args.summaries:
                     print(json.dumps(metrics), flush=True)

@@ -42,6 +42,7 @@ from cankd.analysis.files import one_line_errors, sha256, write_text
 from cankd.checkpoint import is_distillation_state_dict, load_checkpoint_file
 from cankd.inference import in_scope, load_model, part_state_dict, prepare, read_config
 from cankd.stack import without_chatter
+from cankd.visualization.features import list_images
 
 
 def parse_args() -> argparse.Namespace:
@@ -49,7 +50,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config", help="configuration of the distillation or of the student")
     parser.add_argument("checkpoint", type=Path, help="checkpoint of the distillation or of the student")
     parser.add_argument("--out", type=Path, help="file to write; the checkpoint's name with .onnx by default")
-    parser.add_argument("--images", nargs="+", help="to compare on; the first 4 of the config's test data by default")
+    parser.add_argument(
+        "--images", nargs="+", help="files or folders to compare on; the first 4 of the config's test data by default"
+    )
     parser.add_argument("--shape", nargs=2, type=int, help="H W of the input; what the first image gives by default")
     parser.add_argument("--dynamic", action="store_true", help="let the file take any batch size, height and width")
     parser.add_argument("--opset", type=int, default=17, help="of ONNX")
@@ -68,12 +71,10 @@ def first_images(cfg: Config, count: int = 4) -> list[str]:
         raise ValueError(f"--images: the config's test data cannot be read ({error}). Name image files.") from error
 
 
-def inputs_of(model: torch.nn.Module, cfg: Config, images: list[str], shape: list[int] | None, dynamic: bool) -> list:
+def inputs_of(model: torch.nn.Module, cfg: Config, images: list[Path], shape: list[int] | None, dynamic: bool) -> list:
     """Normalised images (1, 3, H, W) from the config's test pipeline, of one size unless it is dynamic."""
     inputs = []
     for image in images:
-        if not Path(image).is_file():
-            raise FileNotFoundError(f"--images: got {image}, expected an existing file.")
         pixels = model.data_preprocessor(prepare(cfg, image), False)["inputs"]
         size = tuple(shape) if shape else None if dynamic or not inputs else inputs[0].shape[2:]
         inputs.append(pixels if size is None else F.interpolate(pixels, size, mode="bilinear", align_corners=False))
@@ -107,7 +108,7 @@ def main() -> None:
         part = DensePart(model)
         check_exportable(part)
         metrics = json.loads(args.metrics.read_text()) if args.metrics else None
-        images = args.images or first_images(cfg)
+        images = list_images(args.images or first_images(cfg))
         inputs = inputs_of(model, cfg, images, args.shape, args.dynamic)
         print(f"Exporting {', '.join(part.parts())} and comparing on {len(images)} images ...", flush=True)
         errors = export_and_check(part, inputs, out, args.dynamic, args.opset)
@@ -127,7 +128,7 @@ def main() -> None:
             "teacher": teacher_of(checkpoint),
             "metrics": metrics,
             "compared": {
-                "images": [Path(image).name for image in images],
+                "images": [image.name for image in images],
                 "largest_relative_difference": errors,
                 "tolerance": TOLERANCE,
             },
