@@ -14,10 +14,11 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import DATASETS, DefaultScope
+from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.registry import MODELS
 from torch import nn
 
-from cankd.checkpoint import is_distillation_state_dict, load_checkpoint_file, student_state_dict
+from cankd.checkpoint import TEACHER_PREFIX, is_distillation_state_dict, load_checkpoint_file, student_state_dict
 from cankd.stack import module_of, without_chatter
 
 ROLES = ("student", "teacher")
@@ -185,6 +186,8 @@ def load_model(
     """
     cfg = config if isinstance(config, Config) else read_config(config, cfg_options)
     content = load_checkpoint_file(checkpoint)
+    if role == "teacher" and is_distillation_state_dict(content["state_dict"]) and not _has_teacher(content):
+        content = load_checkpoint_file(_teacher_file(cfg, content, checkpoint))
     state_dict = content["state_dict"]
     if is_distillation_state_dict(state_dict):
         state_dict = part_state_dict(state_dict, role)
@@ -199,7 +202,57 @@ def load_model(
         raise ValueError(f"device: got {device!r}, which torch cannot use here ({error}). Try cpu.") from error
 
 
-def _test_dataset(cfg: Config) -> dict:
+def _has_teacher(content: dict[str, Any]) -> bool:
+    return any(key.startswith(TEACHER_PREFIX) for key in content["state_dict"])
+
+
+def _teacher_file(cfg: Config, content: dict[str, Any], checkpoint: str | Path) -> Path:
+    """The teacher's own file, of a distillation checkpoint that leaves the teacher out."""
+    name = str(cfg.model.get("teacher_ckpt") or content.get("meta", {}).get("teacher_ckpt"))
+    file = Path(torch.hub.get_dir(), "checkpoints", name.split("/")[-1]) if "://" in name else Path(name)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{checkpoint} holds no teacher, and its teacher_ckpt is {name}, which is not at {file}. Fetch it there or "
+            "give --cfg-options model.teacher_ckpt=FILE."
+        )
+    return file
+
+
+def load_distillation(
+    config: str | Path | Config, checkpoint: str | Path, device: str = "cpu", cfg_options: dict[str, Any] | None = None
+) -> tuple[BaseModel, BaseModel, ConfigurableDistiller, Config]:
+    """Loads all parts of a distillation.
+
+    Args:
+        config: of the distillation: file, or what :func:`read_config` returned.
+        checkpoint: that its training wrote.
+        device: where the parts go. Defaults to the CPU.
+        cfg_options: overrides of a configuration file.
+
+    Returns:
+        Student, teacher and the distiller whose recorders listen to both, in eval mode, and the
+        configuration.
+
+    Raises:
+        FileNotFoundError: if a file does not exist.
+        ValueError: if one of the files is no distillation's, or the weights do not fit.
+    """
+    cfg = config if isinstance(config, Config) else read_config(config, cfg_options)
+    if not is_distillation_config(cfg):
+        raise ValueError(f"config: {cfg.filename} is of a single model, expected a distillation's.")
+    student, teacher = (load_model(cfg, checkpoint, device, role)[0] for role in ROLES)
+    with in_scope(cfg):
+        distiller = MODELS.build({"_scope_": cfg.model.get("_scope_", "mmrazor"), **cfg.model.distiller})
+    content = load_checkpoint_file(checkpoint)
+    load_weights(
+        distiller, part_state_dict(content["state_dict"], "distiller"), checkpoint, f"{cfg.filename} (distiller)"
+    )
+    distiller.prepare_from_student(student)
+    distiller.prepare_from_teacher(teacher)
+    return student, teacher, distiller.to(device).eval(), cfg
+
+
+def test_dataset(cfg: Config) -> dict:
     """The test data set's configuration, out of wrappers such as RepeatDataset; empty if there is none."""
     dataset = (cfg.get("test_dataloader") or {}).get("dataset", {})
     while "pipeline" not in dataset and "dataset" in dataset:
@@ -209,7 +262,7 @@ def _test_dataset(cfg: Config) -> dict:
 
 def _dataset_meta(cfg: Config) -> dict[str, Any]:
     """Class names and palette of the test data set: its type's, with what the configuration sets."""
-    dataset = _test_dataset(cfg)
+    dataset = test_dataset(cfg)
     with in_scope(cfg), DATASETS.switch_scope_and_registry(None) as registry:
         kind = dataset.get("type")
         kind = registry.get(kind) if isinstance(kind, str) else kind
@@ -218,7 +271,7 @@ def _dataset_meta(cfg: Config) -> dict[str, Any]:
 
 def _run_pipeline(cfg: Config, steps: Sequence[dict], results: dict[str, Any]) -> dict[str, list]:
     """A batch of one from some steps of a test pipeline."""
-    if _test_dataset(cfg).get("return_classes"):  # detectors that are told what to look for
+    if test_dataset(cfg).get("return_classes"):  # detectors that are told what to look for
         results.update(text=tuple(_dataset_meta(cfg)["classes"]), custom_entities=True)
     with in_scope(cfg):
         return pseudo_collate([Compose(steps)(results)])
@@ -226,7 +279,7 @@ def _run_pipeline(cfg: Config, steps: Sequence[dict], results: dict[str, Any]) -
 
 def _test_pipeline(cfg: Config) -> list[dict]:
     """The steps of the test pipeline, without annotations."""
-    steps = _test_dataset(cfg).get("pipeline") or cfg.get("test_pipeline")
+    steps = test_dataset(cfg).get("pipeline") or cfg.get("test_pipeline")
     if not steps:
         raise ValueError(
             f"config: {cfg.filename} has no test_dataloader.dataset.pipeline and no test_pipeline. Add it."

@@ -17,7 +17,7 @@ from mmengine.config import DictAction
 
 import cankd  # noqa: F401  (registers everything before a configuration is read)
 from cankd.inference import ROLES, build_model, is_distillation_config, noise_batch, read_config, repo_of
-from cankd.visualization.arguments import tool_errors
+from cankd.visualization import arguments
 from cankd.visualization.features import OutputIndex, module_shapes
 
 Shape = Tuple[int, ...]
@@ -134,5 +134,5 @@ def print_partners(student: Outputs, teacher: Outputs) -> None:
 
 
 if __name__ == "__main__":
-    with tool_errors():
+    with arguments.tool_errors():
         main()

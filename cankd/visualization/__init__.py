@@ -6,6 +6,7 @@ from cankd.visualization.panels import (
     draw_box_panel,
     draw_curves,
     draw_heatmap_panel,
+    draw_label_panel,
     draw_map_grid,
     feature_energy,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "draw_box_panel",
     "draw_curves",
     "draw_heatmap_panel",
+    "draw_label_panel",
     "draw_map_grid",
     "feature_energy",
 ]

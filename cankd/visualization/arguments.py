@@ -84,6 +84,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, action=_AppendModel, dest="models", nargs=3, metavar=metavar, help=what)
 
 
+def check_repo(repo: str | None, cfg: Config) -> None:
+    """Checks that a configuration belongs to the library that ``--repo`` names, if any.
+
+    Raises:
+        ValueError: if it belongs to another.
+    """
+    if repo and module_of(repo) != repo_of(cfg):
+        raise ValueError(f"--repo: got {repo}, but {cfg.filename} is of {repo_of(cfg)}. Leave --repo out.")
+
+
 def load_models(
     models: Sequence[tuple[str, str, str, str]],
     device: str,
@@ -102,16 +112,17 @@ def load_models(
         The loaded models.
 
     Raises:
-        ValueError: if two have one title, or one belongs to another library.
+        ValueError: if there is none, two have one title, or one belongs to another library.
     """
+    if not models:
+        raise ValueError("got no model, expected at least one --model TITLE CONFIG CKPT.")
     titles = [title for title, *_ in models]
     if len(set(titles)) < len(titles):
         raise ValueError(f"titles: got {', '.join(titles)}, expected different ones.")
     loaded = []
     for title, config, checkpoint, role in models:
         cfg = read_config(config, cfg_options)
-        if repo and module_of(repo) != repo_of(cfg):
-            raise ValueError(f"--repo: got {repo}, but {config} is of {repo_of(cfg)}. Leave --repo out.")
+        check_repo(repo, cfg)
         loaded.append(LoadedModel(title, *load_model(cfg, checkpoint, device, role)))
     return loaded
 

@@ -8,9 +8,10 @@ from typing import Any, Mapping, NamedTuple, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 
@@ -25,7 +26,7 @@ class View(NamedTuple):
     """An image (H, W, 3), uint8, RGB, as a network saw it, and the size (H, W) of its input with padding."""
 
     image: np.ndarray
-    covered: tuple[int, int]
+    covered: tuple[float, float]
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
@@ -89,12 +90,58 @@ def _draw_boxes(ax: Axes, boxes: Boxes) -> None:
         )
 
 
+def draw_label_panel(
+    images: Sequence[np.ndarray],
+    columns: Mapping[str, Sequence[np.ndarray]],
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]] | None,
+    path: str | Path,
+    alpha: float = 0.6,
+) -> None:
+    """Draws images as rows and, beside each other, label maps over them.
+
+    Args:
+        images: (H, W, 3) uint8, RGB.
+        columns: title -> one (H, W) map of class numbers for each image. Numbers without a class,
+            such as 255, stay uncoloured.
+        classes: names of the classes.
+        palette: RGB of each class, 0 to 255. Defaults to matplotlib's colours.
+        path: PNG to write.
+        alpha: opacity of the labels.
+    """
+    fallback = [[round(255 * part) for part in to_rgb(f"C{number % 10}")] for number in range(len(classes))]
+    colors = np.array(palette if palette and len(palette) >= len(classes) else fallback) / 255
+    aspect = max(min(max(image.shape[0] / image.shape[1], 0.4), 2.0) for image in images)
+    width, legend_columns = 3.0 * (len(columns) + 1), 6
+    seen = np.unique(np.concatenate([labels.ravel() for maps in columns.values() for labels in maps]))
+    seen = [label for label in seen.tolist() if label < len(classes)]
+    legend = 0.3 * -(-len(seen) // legend_columns)
+    figure = Figure(figsize=(width, 3.0 * aspect * len(images) + 0.4 + legend), layout="constrained")
+    axes = figure.subplots(len(images), len(columns) + 1, squeeze=False)
+    for row, image in enumerate(images):
+        axes[row][0].imshow(image)
+        for ax, maps in zip(axes[row][1:], columns.values()):
+            labels = maps[row]
+            known = labels < len(classes)
+            layer = np.zeros((*labels.shape, 4))
+            layer[known] = np.concatenate([colors[labels[known]], np.full((known.sum(), 1), alpha)], axis=1)
+            ax.imshow(image)
+            ax.imshow(layer, interpolation="nearest")
+        for ax in axes[row]:
+            ax.axis("off")
+    for ax, title in zip(axes[0], ("image", *columns)):
+        ax.set_title(title)
+    handles = [Patch(color=colors[label], label=classes[label]) for label in seen]
+    figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns, fontsize=8)
+    save_figure(figure, path)
+
+
 def feature_energy(feature: Tensor) -> np.ndarray:
     """Mean of the absolute value over channels, (H, W), of one map (C, H, W)."""
     return feature.detach().float().abs().mean(0).cpu().numpy()
 
 
-def _show_map(ax: Axes, values: np.ndarray, view: View, alpha: float | None, **scale: Any) -> AxesImage:
+def show_map(ax: Axes, values: np.ndarray, view: View, alpha: float | None, **scale: Any) -> AxesImage:
     """Draws a map to where it belongs in the image: over it with ``alpha``, else instead of it."""
     height, width = view.image.shape[:2]
     if alpha is not None:
@@ -131,7 +178,7 @@ def draw_heatmap_panel(
     """
     height, width = image.shape[:2]
     size = 2.2 * min(max(height / width, 0.5), 2.0)
-    figure = Figure(figsize=(2.3 * (len(levels) + 1), size * len(rows) + 0.8), layout="constrained")
+    figure = Figure(figsize=(2.3 * (len(levels) + 1), size * len(rows) + 1.0 + 0.2 * bool(label)), layout="constrained")
     axes = figure.subplots(len(rows), len(levels) + 1, squeeze=False)
     for row, title in enumerate(rows):
         view = (views or {}).get(title) or View(image, (height, width))
@@ -143,7 +190,7 @@ def draw_heatmap_panel(
         for column, values in enumerate(rows[title], start=1):
             level = [maps[column - 1] for maps in rows.values()]
             low, high = min(m.min() for m in level), max(m.max() for m in level)
-            shown = _show_map(axes[row][column], values, view, alpha, cmap="viridis", vmin=low, vmax=high)
+            shown = show_map(axes[row][column], values, view, alpha, cmap="viridis", vmin=low, vmax=high)
             if row == len(rows) - 1:
                 figure.colorbar(
                     shown, ax=axes[:, column].tolist(), location="bottom", shrink=0.8, pad=0.02, label=label
@@ -151,6 +198,8 @@ def draw_heatmap_panel(
     axes[0][0].set_title("image")
     for column, level_title in enumerate(levels, start=1):
         axes[0][column].set_title(level_title)
+    for ax in axes.flat:
+        ax.set_anchor("N")  # the image level with the maps, below which the colour scales are
     save_figure(figure, path)
 
 
@@ -191,7 +240,7 @@ def draw_map_grid(
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     low, high = min(m.min() for m in maps.values()), max(m.max() for m in maps.values())
     for ax, (caption, values) in zip(axes, maps.items()):
-        shown = _show_map(ax, values, view, alpha, cmap="viridis", vmin=low, vmax=high)
+        shown = show_map(ax, values, view, alpha, cmap="viridis", vmin=low, vmax=high)
         ax.set_title(caption, fontsize=8)
         if boxes is not None:
             _draw_boxes(ax, boxes)

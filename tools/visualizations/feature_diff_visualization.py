@@ -14,15 +14,7 @@ import argparse
 
 import cankd  # noqa: F401  (registers everything before a configuration is read)
 from cankd.inference import ROLES
-from cankd.visualization import draw_heatmap_panel, draw_map_grid
-from cankd.visualization.arguments import (
-    add_common_arguments,
-    add_map_arguments,
-    image_parser,
-    load_models,
-    picture_path,
-    tool_errors,
-)
+from cankd.visualization import arguments, draw_heatmap_panel, draw_map_grid
 from cankd.visualization.features import (
     ENERGY_LABEL,
     FeatureRecorder,
@@ -37,7 +29,7 @@ from cankd.visualization.features import (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = image_parser(__doc__)
+    parser = arguments.image_parser(__doc__)
     for number in ("1", "2"):
         parser.add_argument(f"config{number}", help=f"configuration of model {number}, or of its distillation")
     parser.add_argument("vis_config", help="recorders and mappings of both")
@@ -47,8 +39,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--roles", nargs=2, choices=ROLES, default=roles, help="which model of a distillation")
     parser.add_argument("--titles", nargs=2, default=("model 1", "model 2"), help="of the models in the pictures")
     parser.add_argument("--panel", action="store_true", help="both models and the difference in one picture")
-    add_map_arguments(parser)
-    add_common_arguments(parser)
+    arguments.add_map_arguments(parser)
+    arguments.add_common_arguments(parser)
     return parser.parse_args()
 
 
@@ -57,7 +49,7 @@ def main() -> None:
     images = list_images(args.img)
     vis = read_vis_config(args.vis_config, ("recorders1", "mappings1", "recorders2", "mappings2"))
     files = zip(args.titles, (args.config1, args.config2), (args.checkpoint1, args.checkpoint2), args.roles)
-    models = load_models(list(files), args.device, args.repo, args.cfg_options)
+    models = arguments.load_models(list(files), args.device, args.repo, args.cfg_options)
     sources = ((vis.recorders1, vis.mappings1), (vis.recorders2, vis.mappings2))
     recorders = [FeatureRecorder(model.model, model.cfg, *source) for model, source in zip(models, sources)]
     alpha = args.alpha if args.overlaid else None
@@ -69,7 +61,7 @@ def main() -> None:
         differences = map_differences(*maps)
         progress = f"[{number}/{len(images)}] {image} ->"
         if args.panel:
-            path = picture_path(args.out_file, len(images), name)
+            path = arguments.picture_path(args.out_file, len(images), name)
             rows = {
                 title: panel_row(part, args.channel_reduction, False, args.resize_shape)
                 for title, part in zip((*args.titles, "|difference|"), (*maps, differences))
@@ -80,7 +72,7 @@ def main() -> None:
             print(progress, path, flush=True)
             continue
         for key, feature in differences.items():
-            path = picture_path(args.out_file, len(images) * len(differences), name, key)
+            path = arguments.picture_path(args.out_file, len(images) * len(differences), name, key)
             title = f"{name}, {key}: |{args.titles[0]} - {args.titles[1]}|"
             shown = reduce_channels(feature, args.channel_reduction, args.topk, False, args.resize_shape)
             draw_map_grid(shown, recorded[0].view, title, path, tuple(args.arrangement), alpha)
@@ -88,5 +80,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with tool_errors():
+    with arguments.tool_errors():
         main()

@@ -16,17 +16,7 @@ import numpy as np
 
 import cankd  # noqa: F401  (registers everything before a configuration is read)
 from cankd.inference import ROLES
-from cankd.visualization import Boxes, draw_heatmap_panel, draw_map_grid
-from cankd.visualization.arguments import (
-    LoadedModel,
-    add_common_arguments,
-    add_map_arguments,
-    add_model_arguments,
-    image_parser,
-    load_models,
-    picture_path,
-    tool_errors,
-)
+from cankd.visualization import Boxes, arguments, draw_heatmap_panel, draw_map_grid
 from cankd.visualization.features import (
     ENERGY_LABEL,
     FeatureRecorder,
@@ -41,7 +31,7 @@ from cankd.visualization.features import (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = image_parser(__doc__)
+    parser = arguments.image_parser(__doc__)
     parser.add_argument("config", help="configuration of a distillation or of the model alone")
     parser.add_argument("vis_config", help="recorders and mappings")
     parser.add_argument("checkpoint", help="of a distillation run or of the model alone")
@@ -50,9 +40,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--score-thr", type=float, default=0.3, help="least score of a box; default 0.3")
     parser.add_argument("--panel", action="store_true", help="several models in one picture")
     parser.add_argument("--title", help="of the model in the panel; its role by default")
-    add_model_arguments(parser)
-    add_map_arguments(parser)
-    add_common_arguments(parser)
+    arguments.add_model_arguments(parser)
+    arguments.add_map_arguments(parser)
+    arguments.add_common_arguments(parser)
     args = parser.parse_args()
     if args.models and not args.panel:
         parser.error("--model and --teacher need --panel")
@@ -61,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def boxes_in_view(recorded: Recorded, model: LoadedModel, score_thr: float) -> Boxes:
+def boxes_in_view(recorded: Recorded, model: arguments.LoadedModel, score_thr: float) -> Boxes:
     """The predicted boxes in the pixels of the image as the network saw it."""
     boxes = predicted_boxes(recorded.sample, model.model.dataset_meta["classes"], score_thr)
     return Boxes(boxes.corners * np.tile(recorded.sample.scale_factor, 2), boxes.captions)
@@ -72,14 +62,14 @@ def main() -> None:
     images = list_images(args.img)
     vis = read_vis_config(args.vis_config, ("recorders", "mappings"))
     first = (args.title or args.role, args.config, args.checkpoint, args.role)
-    models = load_models([first, *args.models], args.device, args.repo, args.cfg_options)
+    models = arguments.load_models([first, *args.models], args.device, args.repo, args.cfg_options)
     recorders = [FeatureRecorder(model.model, model.cfg, vis.recorders, vis.mappings) for model in models]
     alpha = args.alpha if args.overlaid else None
     for number, (image, name) in enumerate(zip(images, image_names(images)), start=1):
         recorded = [recorder(image) for recorder in recorders]
         progress = f"[{number}/{len(images)}] {image} ->"
         if args.panel:
-            path = picture_path(args.out_file, len(images), name)
+            path = arguments.picture_path(args.out_file, len(images), name)
             rows = {
                 model.title: panel_row(record.maps, args.channel_reduction, args.use_norm, args.resize_shape)
                 for model, record in zip(models, recorded)
@@ -92,7 +82,7 @@ def main() -> None:
         maps = recorded[0].maps
         boxes = boxes_in_view(recorded[0], models[0], args.score_thr) if args.draw_bbox else None
         for key, feature in maps.items():
-            path = picture_path(args.out_file, len(images) * len(maps), name, key)
+            path = arguments.picture_path(args.out_file, len(images) * len(maps), name, key)
             shown = reduce_channels(feature, args.channel_reduction, args.topk, args.use_norm, args.resize_shape)
             title = f"{name}, {key}: {len(feature)} channels of {feature.shape[1]} x {feature.shape[2]}"
             draw_map_grid(shown, recorded[0].view, title, path, tuple(args.arrangement), alpha, boxes)
@@ -100,5 +90,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with tool_errors():
+    with arguments.tool_errors():
         main()

@@ -1,0 +1,72 @@
+"""Draws what several detectors or segmenters predict for images, beside the ground truth.
+
+python tools/visualizations/predictions.py IMG [IMG ...] --model TITLE CONFIG CKPT [--model ...]
+    [--teacher TITLE CONFIG CKPT] [--ground-truth] [--score-thr 0.3] [--out-file F]
+
+Images are rows, models columns. --ground-truth looks the images up in the first model's test data set.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import mmcv
+
+import cankd  # noqa: F401  (registers everything before a configuration is read)
+from cankd.inference import predict
+from cankd.visualization import arguments, draw_box_panel, draw_label_panel
+from cankd.visualization.features import list_images, predicted_boxes
+from cankd.visualization.ground_truth import ground_truth
+
+
+def parse_args() -> argparse.Namespace:
+    parser = arguments.image_parser(__doc__)
+    arguments.add_model_arguments(parser)
+    parser.add_argument("--ground-truth", action="store_true", help="a first column with the annotations")
+    parser.add_argument("--score-thr", type=float, default=0.3, help="least score of a box; default 0.3")
+    parser.add_argument("--rows", type=int, default=6, help="most images in one picture; default 6")
+    parser.add_argument("--alpha", type=float, default=0.6, help="opacity of label maps; default 0.6")
+    arguments.add_common_arguments(parser)
+    args = parser.parse_args()
+    if args.rows < 1:
+        parser.error(f"--rows: got {args.rows}, expected at least 1")
+    return args
+
+
+def predicted(model: arguments.LoadedModel, image: str, score_thr: float):
+    """A detector's boxes or a segmenter's label map (H, W)."""
+    sample = predict(model.model, model.cfg, image)
+    if "pred_sem_seg" in sample:
+        return sample.pred_sem_seg.data[0].cpu().numpy()
+    return predicted_boxes(sample, model.model.dataset_meta["classes"], score_thr)
+
+
+def main() -> None:
+    args = parse_args()
+    images = list_images(args.img)
+    models = arguments.load_models(args.models, args.device, args.repo, args.cfg_options)
+    truths = ground_truth(models[0].cfg, images) if args.ground_truth else []
+    meta = models[0].model.dataset_meta
+    starts = range(0, len(images), args.rows)
+    for number, start in enumerate(starts, start=1):
+        shown = images[start : start + args.rows]
+        columns: dict = {"ground truth": truths[start : start + args.rows]} if truths else {}
+        for model in models:
+            columns[model.title] = [predicted(model, str(image), args.score_thr) for image in shown]
+        pictures = [mmcv.imread(str(image), channel_order="rgb") for image in shown]
+        path = arguments.picture_path(
+            args.out_file, len(starts), "predictions", *([str(number)] if len(starts) > 1 else [])
+        )
+        kinds = {type(found) for column in columns.values() for found in column}
+        if len(kinds) > 1:
+            raise ValueError("got detectors and segmenters, expected models of one kind.")
+        if hasattr(columns[models[0].title][0], "corners"):
+            draw_box_panel(pictures, columns, path)
+        else:
+            draw_label_panel(pictures, columns, meta["classes"], meta.get("palette"), path, args.alpha)
+        print(f"[{start + len(shown)}/{len(images)}] -> {path}", flush=True)
+
+
+if __name__ == "__main__":
+    with arguments.tool_errors():
+        main()
