@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import torch
 from torch import nn
@@ -57,9 +58,14 @@ def keep_teacher(state_dict: dict[str, Any], teacher: nn.Module, prefix: str = "
 
 
 def is_distillation_state_dict(state_dict: dict[str, Any]) -> bool:
-    """Whether a state dict is a distillation algorithm's: a student beside a teacher or a distiller."""
-    return any(key.startswith(STUDENT_PREFIX) for key in state_dict) and any(
-        key.startswith(("teacher.", "distiller.")) for key in state_dict
+    """Whether a state dict is a distillation algorithm's: a student under its prefix, beside the algorithm's parts.
+
+    Its teacher may be left out, and a distiller need not have weights.
+    """
+    parts = (TEACHER_PREFIX, "distiller.")
+    return any(key.startswith(STUDENT_PREFIX) for key in state_dict) and (
+        any(key.startswith(parts) for key in state_dict)
+        or all(key.startswith((STUDENT_PREFIX, "data_preprocessor.")) for key in state_dict)
     )
 
 
@@ -78,25 +84,41 @@ def student_state_dict(state_dict: dict[str, Any]) -> dict[str, Any]:
     if not is_distillation_state_dict(state_dict):
         some = ", ".join(list(state_dict)[:3]) or "none"
         raise ValueError(
-            f"not a distillation checkpoint: expected keys that start with '{STUDENT_PREFIX}' beside ones that start "
-            f"with 'teacher.' or 'distiller.', got {some}. A student's own checkpoint needs no conversion."
+            f"not a distillation checkpoint: expected keys that start with '{STUDENT_PREFIX}', and beside them "
+            f"at most a teacher's, a distiller's and a preprocessor's, got {some}. A student's own checkpoint needs no "
+            "conversion."
         )
     return {key[len(STUDENT_PREFIX) :]: value for key, value in state_dict.items() if key.startswith(STUDENT_PREFIX)}
 
 
-def save_whole(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Writes a checkpoint so that the file is either complete or not there (or still the old one).
+@contextlib.contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Gives a name to write to; what is there afterwards becomes the file.
 
     Args:
-        checkpoint: what to save.
-        path: the file; its folder is made if needed.
+        path: the file, which is either complete or not there (or still the old one); its folder
+            is made if needed.
+
+    Yields:
+        The name to write to, beside the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        torch.save(checkpoint, part)
+        yield part
         os.replace(part, path)
     finally:
         if part.exists():
             part.unlink()
+
+
+def save_whole(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Writes a checkpoint, whole or not at all.
+
+    Args:
+        checkpoint: what to save.
+        path: the file; its folder is made if needed.
+    """
+    with written_whole(path) as part:
+        torch.save(checkpoint, part)

@@ -9,7 +9,6 @@ import torch
 from mmdet.models.necks import FPN
 from mmdet.testing import demo_mm_inputs
 from mmengine.logging import MMLogger
-from mmengine.runner.checkpoint import load_state_dict
 from mmengine.structures import PixelData
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.registry import MODELS, TASK_UTILS
@@ -333,19 +332,36 @@ def test_a_copy_has_a_teacher_of_its_own():
     assert not ran and ran_in_copy[-1] == "neck"
 
 
-@pytest.mark.parametrize("fuse", [False, True], ids=["as it is", "fused"])
-@pytest.mark.parametrize("holds_teacher", [False, True], ids=["student only", "another teacher"])
-def test_a_loaded_checkpoint_leaves_the_teacher_of_teacher_ckpt_alone(tmp_path, fuse, holds_teacher):
-    file = tmp_path / "teacher.pth"
-    torch.save({"state_dict": MODELS.build(RETINANET).state_dict()}, file)
-    state = MODELS.build(_config(RETINANET, _source("neck"), LEVELS)).state_dict()
-    state = {name: value for name, value in state.items() if holds_teacher or not name.startswith("teacher.")}
-    algorithm = _build(RETINANET, _source("neck"), LEVELS, teacher_ckpt=str(file), teacher_fuse_conv_bn=fuse)
-    _losses(algorithm)
+def test_a_copy_after_options_has_a_teacher_of_its_own_too():
+    algorithm = _build(RETINANET, _source("neck"), LEVELS, teacher_fuse_conv_bn=True)
+    expected = _losses(algorithm)
+    copied = copy.deepcopy(algorithm)
+    algorithm.teacher.neck = algorithm._running_teacher = None
+    assert _losses(copied) == expected
+
+
+def test_options_leave_the_registered_teacher_as_it_was():
+    options = {name: value for name, (value, _) in OPTIONS.items()}
+    algorithm = _build(RETINANET, _source("neck"), LEVELS, **options)
     before = copy.deepcopy(algorithm.state_dict())
-    load_state_dict(algorithm, state, strict=True)
-    for name, value in algorithm.state_dict().items():
-        assert torch.equal(value, before[name] if name.startswith("teacher.") else state[name]), name
+    _losses(algorithm)
+    after = algorithm.state_dict()
+    assert list(after) == list(before)
+    for name, value in before.items():
+        assert torch.equal(after[name], value) or not name.startswith("teacher."), name
+    running, registered = (dict(t.named_parameters()) for t in (algorithm._running_teacher[0], algorithm.teacher))
+    assert running["neck.fpn_convs.0.conv.weight"] is registered["neck.fpn_convs.0.conv.weight"]
+
+
+def test_a_teacher_that_is_loaded_later_is_the_one_that_runs():
+    algorithm = _build(RETINANET, _source("neck"), LEVELS, teacher_fuse_conv_bn=True)
+    before = _losses(algorithm)
+    algorithm.load_state_dict({name: value * 1.1 for name, value in algorithm.state_dict().items()})
+    plain = _build(RETINANET, _source("neck"), LEVELS)
+    plain.load_state_dict(algorithm.state_dict())
+    expected = _losses(plain)
+    for name, loss in _losses(algorithm).items():
+        assert relative_error(loss, expected[name]) < 1e-4 < relative_error(loss, before[name]), name
 
 
 # Option -> its value, how far the losses may be from the plain teacher's: rounding, or the narrow type's.
@@ -364,8 +380,8 @@ def _compare_with_plain(tolerance, model=RETINANET, source="neck", records=LEVEL
     for _ in range(2):
         for name, loss in _losses(algorithm, batch).items():
             assert loss.dtype == torch.float32 and relative_error(loss, expected[name]) <= tolerance, name
-    assert not any(parameter.requires_grad for parameter in algorithm.teacher.parameters())
-    return algorithm.teacher
+    assert not any(parameter.requires_grad for parameter in algorithm._running_teacher[0].parameters())
+    return algorithm._running_teacher[0]
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -393,15 +409,6 @@ def test_compiled_with_the_default_compiler():
     teacher = _compare_with_plain(1e-4, RESNET, "backbone.layer1", [{}], _classification_batch, teacher_compile=True)
     compiled = {name for name, module in teacher.named_modules() if "forward" in vars(module)}
     assert "backbone.layer1" in compiled and not compiled & {"backbone", "backbone.layer1.0"}
-
-
-def test_fusing_leaves_no_second_copy_of_the_weights():
-    algorithm = _build(RETINANET, _source("neck"), LEVELS, teacher_fuse_conv_bn=True)
-    held = dict(algorithm.teacher.named_parameters())  # as an optimizer does
-    _losses(algorithm)
-    fused = dict(algorithm.teacher.named_parameters())
-    assert fused["backbone.conv1.weight"] is not held["backbone.conv1.weight"]
-    assert fused["backbone.conv1.weight"].data_ptr() == held["backbone.conv1.weight"].data_ptr()
 
 
 def test_a_teacher_in_eval_mode_has_no_stochastic_depth():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import math
 from typing import Any, Callable, ContextManager
@@ -17,8 +18,6 @@ from mmrazor.models.task_modules.recorder.param_recorder import ParameterRecorde
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
-
-from cankd.checkpoint import keep_teacher
 
 TEACHER_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -56,7 +55,7 @@ class PartialTeacherDistill(SingleTeacherDistill):
     teacher does not run at all, unless there are deliveries.
 
     The records are released once the losses are computed, so that no feature map outlives its
-    step. If ``teacher_ckpt`` is given, a checkpoint that is loaded later leaves the teacher alone.
+    step.
 
     The options below make the teacher cheaper. All are off by default because they change what
     it computes, if only by rounding; docs/performance.md says by how much.
@@ -69,7 +68,7 @@ class PartialTeacherDistill(SingleTeacherDistill):
             type. Its records become float32 again. Defaults to None, as the student does.
         teacher_channels_last: whether the teacher's maps and weights lie channels last.
         teacher_fuse_conv_bn: whether the teacher's batch norms are folded into the convolutions
-            before them, at the first step. Needs batch norms in eval mode.
+            before them. Needs batch norms in eval mode, and memory for those convolutions again.
         teacher_compile: whether the teacher's parts are compiled: the largest modules that hold
             no recorded module inside. A dict gives ``torch.compile`` arguments. For module
             recorders.
@@ -81,10 +80,7 @@ class PartialTeacherDistill(SingleTeacherDistill):
 
     def __init__(
         self,
-        distiller: dict,
-        teacher: nn.Module | dict,
-        teacher_ckpt: str | None = None,
-        *,
+        *args: Any,
         teacher_eval: bool = False,
         teacher_dtype: str | None = None,
         teacher_channels_last: bool = False,
@@ -92,15 +88,14 @@ class PartialTeacherDistill(SingleTeacherDistill):
         teacher_compile: bool | dict[str, Any] = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(distiller, teacher, teacher_ckpt, **kwargs)
-        self.teacher_ckpt = teacher_ckpt
+        super().__init__(*args, **kwargs)
         self.teacher_eval = teacher_eval
         self.teacher_dtype = teacher_dtype
         self.teacher_channels_last = teacher_channels_last
         self.teacher_fuse_conv_bn = teacher_fuse_conv_bn
         self.teacher_compile = teacher_compile
         self._check_options()
-        self._teacher_is_prepared = False
+        self._running_teacher: tuple[nn.Module, ...] = ()  # in a tuple it is no part of the algorithm's modules
         # With deliveries the whole teacher runs: the student takes what it leaves there.
         self._has_deliveries = bool(self.distiller.deliveries.deliveries)
         self._needed = self._count_needed_records()
@@ -194,8 +189,8 @@ class PartialTeacherDistill(SingleTeacherDistill):
         return self
 
     def _run_teacher(self, batch_inputs: Tensor, data_samples: list[Any] | None) -> None:
-        if not self._teacher_is_prepared:
-            self._prepare_teacher()
+        if not self._running_teacher:
+            self._running_teacher = (self._prepare_teacher(),)
         if self.teacher_channels_last:
             batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
         autocast: ContextManager = contextlib.nullcontext()
@@ -204,7 +199,7 @@ class PartialTeacherDistill(SingleTeacherDistill):
         self.distiller.set_deliveries_override(False)
         with self.distiller.teacher_recorders, self.distiller.deliveries, torch.no_grad(), autocast:
             with contextlib.suppress(_AllRecorded):
-                self.teacher(batch_inputs, data_samples, mode="loss")
+                self._running_teacher[0](batch_inputs, data_samples, mode="loss")
         for name, count in self._needed.items():
             recorder = self._teacher_recorder(name)
             made = recorder.data_buffer
@@ -220,48 +215,40 @@ class PartialTeacherDistill(SingleTeacherDistill):
     def _is_narrow(self, value: Any) -> bool:
         return isinstance(value, Tensor) and value.dtype == TEACHER_DTYPES[self.teacher_dtype]  # type: ignore[index]
 
-    def _prepare_teacher(self) -> None:
-        """Applies the options that change the teacher's modules.
+    def _prepare_teacher(self) -> nn.Module:
+        """The teacher to run: itself, or a copy to which the options that change modules are applied.
 
-        That waits for the first step, so that whoever reads the teacher's weights before it (the
-        inheriting hook) finds them as they were trained.
+        The copy shares the recorders and all weights that stay as they are. Whoever else reads the
+        teacher (validation, checkpoints, the inheriting hook, averages of weights) finds it as loaded.
         """
-        self._teacher_is_prepared = True
-        sources = {
-            recorder.source
-            for recorder in self.distiller.teacher_recorders.recorders.values()
-            if isinstance(recorder, ModuleOutputsRecorder)
-        }
+        if not (self.teacher_fuse_conv_bn or self.teacher_channels_last or self.teacher_compile is not False):
+            return self.teacher
+        recorders = self.distiller.teacher_recorders.recorders.values()
+        shared = (*self.teacher.parameters(), *self.teacher.buffers(), *recorders)
+        teacher = copy.deepcopy(self.teacher, {id(part): part for part in shared})
+        sources = {recorder.source for recorder in recorders if isinstance(recorder, ModuleOutputsRecorder)}
         if self.teacher_fuse_conv_bn:
-            self._fuse_teacher(sources)
+            fuse_conv_bn(teacher).requires_grad_(False)
+            for name in sources:
+                before, after = self.teacher.get_submodule(name), teacher.get_submodule(name)
+                if type(before) is not type(after) or any(
+                    part is not whole for part, whole in zip(after.parameters(False), before.parameters(False))
+                ):
+                    raise ValueError(
+                        f"teacher_fuse_conv_bn: the teacher recorder's source {name} is a convolution or batch norm "
+                        "that is fused with its neighbour. Record the module around them, or leave the option out."
+                    )
         if self.teacher_channels_last:
-            self.teacher.to(memory_format=torch.channels_last)
+            teacher.to(memory_format=torch.channels_last)
         if self.teacher_compile is not False:
-            options = self.teacher_compile if isinstance(self.teacher_compile, dict) else {}
-            _compile_around(self.teacher, sources, **options)
+            _compile_around(
+                teacher, sources, **(self.teacher_compile if isinstance(self.teacher_compile, dict) else {})
+            )
+        return teacher
 
-    def _fuse_teacher(self, sources: set[str]) -> None:
-        modules, parameters = dict(self.teacher.named_modules()), dict(self.teacher.named_parameters())
-        fuse_conv_bn(self.teacher)
-        fused = dict(self.teacher.named_parameters())
-        for name, parameter in fused.items():
-            parameter.requires_grad = False
-            if name in parameters:
-                # The optimizer may hold the old tensor: without this, both stay in memory.
-                parameters[name].data = parameter.data
-        for name in sources:
-            weight = f"{name}.weight"
-            replaced = self.teacher.get_submodule(name) is not modules[name]
-            if replaced or fused.get(weight) is not parameters.get(weight):
-                raise ValueError(
-                    f"teacher_fuse_conv_bn: the teacher recorder's source {name} is a convolution or batch norm "
-                    "that is fused with its neighbour. Record the module around them, or leave the option out."
-                )
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if self.teacher_ckpt:
-            keep_teacher(state_dict, self.teacher, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._running_teacher = ()  # made anew from what is loaded
+        super()._load_from_state_dict(*args)
 
 
 def _compile_around(module: nn.Module, sources: set[str], **options: Any) -> None:

@@ -1,6 +1,8 @@
 """What training and testing need beyond mmengine."""
 
+from cankd.engine.distill_checkpoint_hook import DistillCheckpointHook
+from cankd.engine.distill_val_loop import DistillValLoop
 from cankd.engine.inherit_teacher_hook import InheritTeacherHook
 from cankd.engine.runner import CPUDistributedDataParallel, Runner
 
-__all__ = ["CPUDistributedDataParallel", "InheritTeacherHook", "Runner"]
+__all__ = ["CPUDistributedDataParallel", "DistillCheckpointHook", "DistillValLoop", "InheritTeacherHook", "Runner"]

@@ -1,0 +1,93 @@
+"""Checkpoints of a distillation without its teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from torch import nn
+
+from cankd.checkpoint import TEACHER_PREFIX, keep_teacher, written_whole
+
+
+class WholeFileBackend(LocalBackend):
+    """mmengine's local files, each either complete or not there (or still the old one)."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Writes ``obj`` beside ``filepath`` and moves it there."""
+        with written_whole(filepath) as part:
+            super().put(obj, part)
+
+
+register_backend("whole_file", WholeFileBackend)
+
+
+@HOOKS.register_module()
+class DistillCheckpointHook(CheckpointHook):
+    """``CheckpointHook`` that leaves a frozen teacher's weights out of the checkpoints.
+
+    They are those of ``teacher_ckpt``, from which a run that resumes takes them again; without
+    a ``teacher_ckpt``, or if the teacher is trained, they stay in. When a checkpoint is loaded, a
+    teacher from ``teacher_ckpt`` stays as it is, whatever the checkpoint holds. How much is left
+    out is logged once. A file is written whole: an interrupted run leaves the last one intact.
+
+    Takes the arguments of mmengine's hook, and its place:
+    ``default_hooks = dict(checkpoint=dict(type='DistillCheckpointHook'))``.
+    """
+
+    _has_told = False
+    backend_args: dict[str, Any] | None
+
+    def before_train(self, runner) -> None:
+        """Chooses where to save; local files are written whole."""
+        if self.backend_args is None and "://" not in str(self.out_dir or runner.work_dir):
+            self.backend_args = {"backend": "whole_file"}
+        super().before_train(runner)
+
+    def before_save_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
+        """Takes the teacher out."""
+        if not self._restores_teacher(runner):
+            return
+        checkpoint["meta"]["teacher_ckpt"] = runner.cfg.model.teacher_ckpt
+        weights = checkpoint["state_dict"]
+        all_tensors, all_bytes = len(weights), _size(weights)
+        for state_dict in (weights, checkpoint.get("ema_state_dict", {})):  # the average of weights has a teacher, too
+            for key in [key for key in state_dict if key.startswith((TEACHER_PREFIX, f"module.{TEACHER_PREFIX}"))]:
+                del state_dict[key]
+        if not self._has_told:
+            self._has_told = True
+            runner.logger.info(
+                f"Checkpoints leave the teacher out: {all_tensors - len(weights)} of {all_tensors} tensors, "
+                f"{(all_bytes - _size(weights)) / 1e6:.1f} of {all_bytes / 1e6:.1f} MB of weights."
+            )
+
+    def after_load_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
+        """Puts the algorithm's own teacher in, so that loading changes nothing in it."""
+        state_dict = checkpoint.get("state_dict", checkpoint)
+        has_teacher = any(key.startswith(TEACHER_PREFIX) for key in state_dict)
+        teacher = getattr(_unwrapped(runner.model), "teacher", None)
+        if teacher is None or (has_teacher and not self._restores_teacher(runner)):
+            return
+        keep_teacher(state_dict, teacher)
+        saved, now = checkpoint.get("meta", {}).get("teacher_ckpt"), runner.cfg.model.get("teacher_ckpt")
+        if saved and now and saved != now:
+            runner.logger.warning(f"The checkpoint was trained under the teacher {saved}; this run's is {now}.")
+
+    @staticmethod
+    def _restores_teacher(runner) -> bool:
+        """Whether the teacher comes from a file of its own and stays as it is there."""
+        frozen = not getattr(_unwrapped(runner.model), "teacher_trainable", True)
+        return frozen and bool(runner.cfg.model.get("teacher_ckpt"))
+
+
+def _unwrapped(model: Any) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _size(state_dict: dict[str, Any]) -> int:
+    """Bytes of a state dict's tensors."""
+    return sum(value.numel() * value.element_size() for value in state_dict.values())
