@@ -293,6 +293,38 @@ def test_robustness_of_a_segmenter(segmenter, tmp_path):
     assert results["clean"] != results["corrupted"]["contrast"]["5"]
 
 
+@pytest.mark.slow
+def test_a_classifier_is_counted_and_corrupted(run_tool, tmp_path):
+    data = tmp_path / "data"
+    run_tool("dataset_tools/make_mini.py", "--layout", "imagenet", "--out", data, "--train", 1, "--val", 6)
+    config = tmp_path / "resnet.py"
+    config.write_text(
+        "_base_ = ['mmpretrain::_base_/datasets/imagenet_bs32.py', 'mmpretrain::_base_/default_runtime.py']\n"
+        f"test_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root='{data}'))\n"
+        "test_cfg = dict()\n"
+        "train_dataloader = val_dataloader = val_evaluator = data_preprocessor = None\n"
+        "model = dict(type='mmrazor.StockModel', cfg='mmpretrain::resnet/resnet18_8xb32_in1k.py',\n"
+        "             backbone=dict(base_channels=8), head=dict(in_channels=64))\n"
+    )
+    labels = [int(line.split()[1]) for line in (data / "meta/val.txt").read_text().splitlines()]
+    usual = max(labels, key=labels.count)
+    state = stock_model(str(config)).state_dict()
+    state["head.fc.bias"][usual] = 1e4  # it takes everything for one class
+    torch.save({"state_dict": state}, tmp_path / "resnet.pth")
+    call_tool("test.py", config, tmp_path / "resnet.pth", "--work-dir", tmp_path, "--out", tmp_path / "p.pkl")
+    call_tool("analysis_tools/confusion_matrix.py", config, tmp_path / "p.pkl", tmp_path)
+    matrix = read_matrix(tmp_path / "confusion_matrix_p.csv")
+    assert matrix[:, usual].tolist() == np.bincount(labels, minlength=1000).tolist() and matrix.sum() == len(labels)
+    assert cv2.imread(str(tmp_path / "confusion_matrix.png")).shape[1] < 4000
+    arguments = ["--corruptions", "fog", "--severities", 0, 3, "--work-dir", tmp_path / "work"]
+    out = tmp_path / "r.pkl"
+    call_tool("analysis_tools/test_robustness.py", config, tmp_path / "resnet.pth", "--out", out, *arguments)
+    summary = json.loads(out.with_suffix(".json").read_text())["summary"]
+    assert summary["metric"] == "accuracy/top1"
+    expected = pytest.approx(100 * labels.count(usual) / len(labels), abs=1e-3)
+    assert summary["percent"]["resnet"]["P"] == summary["percent"]["resnet"]["mPC"] == expected
+
+
 # Robustness
 
 

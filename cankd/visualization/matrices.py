@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from cankd.visualization.panels import save_figure
 
-# Beyond so many columns the cells are too small for numbers.
+# Beyond so many columns the cells are too small for numbers, and for names.
 NUMBERED_COLUMNS = 25
+NAMED_COLUMNS = 100
 
 
 class Matrix(NamedTuple):
@@ -41,10 +42,12 @@ def draw_matrices(
         color_theme: a matplotlib colour map for the plain ones.
         decimals: of the numbers in the cells.
     """
-    cell = 0.42 if len(columns) <= NUMBERED_COLUMNS else 0.16
+    numbered, named = len(columns) <= NUMBERED_COLUMNS, len(columns) <= NAMED_COLUMNS
+    cell = 0.42 if numbered else 0.16 if named else 16 / len(columns)  # inches
     margin = 0.075 * max(map(len, rows))
-    size = (max(cell * len(columns), 2.2) + 1.0, max(cell * len(rows), 1.5) + 1.5 + 0.05 * max(map(len, columns)))
-    figure = Figure(figsize=(size[0] * len(matrices) + margin, size[1]), layout="constrained")
+    inches = (max(cell * len(columns), 2.2) + 1.0, max(cell * len(rows), 1.5) + 1.5 + 0.05 * max(map(len, columns)))
+    scale = min(max(1, inches[0] / 7), 2)  # of the text around large matrices
+    figure = Figure(figsize=(inches[0] * len(matrices) + margin, inches[1]), layout="constrained")
     axes = figure.subplots(1, len(matrices), squeeze=False, sharey=True)[0]
     plain = [matrix.values for matrix in matrices.values() if not matrix.difference]
     for ax, (title, matrix) in zip(axes, matrices.items()):
@@ -55,16 +58,20 @@ def draw_matrices(
             low, high = min(map(np.nanmin, plain)), max(map(np.nanmax, plain))
             theme = color_theme
         shown = ax.imshow(matrix.values, cmap=theme, vmin=low, vmax=high, aspect="auto")
-        figure.colorbar(shown, ax=ax, location="bottom", shrink=0.8, pad=0.02)
-        ax.set_title(title, fontsize=11)
-        fontsize = 8 if cell > 0.2 else 5
-        ax.set_xticks(range(len(columns)), columns, rotation=45, ha="left", rotation_mode="anchor", fontsize=fontsize)
-        ax.set_yticks(range(len(rows)), rows, fontsize=fontsize)
+        bar = figure.colorbar(shown, ax=ax, location="bottom", shrink=0.8, pad=0.02, aspect=25 * scale)
+        bar.ax.tick_params(labelsize=10 * scale)
+        ax.set_title(title, fontsize=12 * scale)
+        if not named:
+            ax.tick_params(labelsize=10 * scale)
+        else:
+            size = 8 if numbered else 5
+            ax.set_xticks(range(len(columns)), columns, rotation=45, ha="left", rotation_mode="anchor", fontsize=size)
+            ax.set_yticks(range(len(rows)), rows, fontsize=size)
         ax.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
-        ax.set_xlabel(labels[1])
-        if cell > 0.2:
+        ax.set_xlabel(labels[1], fontsize=11 * scale)
+        if numbered:
             _write_numbers(ax, shown, matrix, decimals)
-    axes[0].set_ylabel(labels[0])
+    axes[0].set_ylabel(labels[0], fontsize=11 * scale)
     save_figure(figure, path)
 
 
