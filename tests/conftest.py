@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,13 @@ def run_command(*command: str, check: bool = True, timeout: int = 900, **env: st
     )
     assert not check or done.returncode == 0, done.stdout[-6000:]
     return done
+
+
+def free_port() -> str:
+    """A port that nothing listens on, for a process group."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,9 @@ from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 
 from cankd.models.stock import stock_config
+from cankd.stack import module_of
 from tests.conftest import ROOT
+from tests.train_leaf import tiny_bert
 
 DISTILL = ROOT / "configs" / "distill"
 DET = "mmdet::{}.py"
@@ -130,6 +132,62 @@ SEGMENTATION: dict[str, tuple] = {
         320,
     ),
 }
+# Leaf of a DETR -> stock student and what differs, stock teacher and what differs, end of the teacher's
+# checkpoint, levels, inherited modules, epochs, step, learning rate, images for each GPU, per-parameter keys.
+DINO = "dino/dino-4scale_r50_8xb2-12e_coco"
+SWIN_L = "dino/dino-5scale_swin-l_8xb2-"
+GDINO = "grounding_dino/grounding_dino_r50_scratch_8xb2_1x_coco"
+DEFORMABLE = "deformable_detr/deformable-detr_r50_16xb2-50e_coco"
+R101_BACKBONE = {("backbone", "depth"): 101}
+SWIN_B = {
+    ("backbone", "embed_dims"): 128,
+    ("backbone", "num_heads"): [4, 8, 16, 32],
+    ("backbone", "drop_path_rate"): 0.3,
+    ("backbone", "init_cfg", "checkpoint"): "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+    "swin_base_patch4_window12_384_22k.pth",
+    ("neck", "in_channels"): [128, 256, 512, 1024],
+}
+DETR: dict[str, tuple] = {
+    "cankd_neck_dino_r101_dino_r50_12e_coco": (
+        *(DINO, {("backbone", "frozen_stages"): -1}, DINO, R101_BACKBONE),
+        *("dino-4scale_r101_8xb2-12e_coco/epoch_12", 3, ["neck", "encoder", "decoder", "bbox_head"]),
+        *(12, 11, 1e-4, 2, {"backbone": {"lr_mult": 0.1}}),
+    ),
+    "cankd_neck_dino_swin-l_dino_swin-b_12e_coco": (
+        *(f"{SWIN_L}12e_coco", SWIN_B, f"{SWIN_L}36e_coco", {}),
+        *("dino-5scale_swin-l_8xb2-36e_coco-5486e051", 4, ["encoder", "decoder", "bbox_head"]),
+        *(12, 11, 1e-4, 1, {"backbone": {"lr_mult": 0.1}}),
+    ),
+    "cankd_neck_grounding-dino_r101_grounding-dino_r50_1x_coco": (
+        *(GDINO, {}, GDINO, R101_BACKBONE),
+        *("grounding-dino_r101_scratch_8xb2_1x_coco/epoch_12", 3, ["bbox_head"]),
+        *(12, 11, 1e-4, 2, {"absolute_pos_embed": {"decay_mult": 0.0}, "backbone": {"lr_mult": 0.1}}),
+    ),
+    "cankd_neck_deformable-detr_r101_deformable-detr_r50_50e_coco": (
+        *(DEFORMABLE, {}, DEFORMABLE, R101_BACKBONE),
+        *("deformable-detr_r101_16xb2-50e_coco/epoch_50", 3, None),
+        *(50, 40, 2e-4, 2, {name: {"lr_mult": 0.1} for name in ("backbone", "sampling_offsets", "reference_points")}),
+    ),
+}
+OBJECTS365 = "cankd-dagger_fpn_retinanet_r101_retinanet_r50_1x_objects365v2"
+# Leaf of a classifier -> what differs from the stock ResNet-18, stock teacher, end of the checkpoint,
+# student's recorder, its channels, the teacher's.
+CLASSIFICATION: dict[str, tuple] = {
+    "cankd_backbone_resnet34_resnet18_8xb32_in1k": (
+        *({}, "resnet/resnet34_8xb32_in1k", "resnet34_8xb32_in1k_20210831-f257d4e6", "backbone.layer4", 512, 512),
+    ),
+    "cankd_backbone_resnet50_mobilenet-v1_8xb32_in1k": (
+        {("backbone", "type"): "mmrazor.MobileNetV1", ("head", "in_channels"): 1024},
+        *("resnet/resnet50_8xb32_in1k", "resnet50_8xb32_in1k_20210831-ea4938fc", "backbone.stages.4", 1024, 2048),
+    ),
+}
+# The configuration that trains a teacher whose checkpoint nobody published -> the stock one it extends.
+TEACHERS = {
+    "dino-4scale_r101_8xb2-12e_coco": DINO,
+    "grounding-dino_r101_scratch_8xb2_1x_coco": GDINO,
+    "deformable-detr_r101_16xb2-50e_coco": DEFORMABLE,
+    "retinanet_r101_fpn_1x_objects365v2": "objects365/retinanet_r50_fpn_1x_objects365v2",
+}
 FCOS_DIFFERENCES = {
     ("bbox_head", "norm_on_bbox"): True,
     ("bbox_head", "center_sampling"): True,
@@ -149,23 +207,25 @@ def _flat(config: Any, path: tuple = ()) -> dict[tuple, Any]:
 
 @functools.lru_cache(maxsize=None)
 def _stock(name: str) -> dict[tuple, Any]:
-    return _flat(get_config(name).model.to_dict())
+    config = get_config(name)
+    if "data_preprocessor" in config:  # mmpretrain's stands beside the model
+        config.model.data_preprocessor = config.data_preprocessor
+    return _flat(config.model.to_dict())
 
 
 def _differences(model: dict, stock: str) -> dict[tuple, Any]:
     model = {key: value for key, value in model.items() if key != "type"}
-    with DefaultScope.overwrite_default_scope(stock.split("::")[0]):
+    with DefaultScope.overwrite_default_scope(module_of(stock.split("::")[0])):
         mine = _flat(Config(stock_config(**model)).to_dict())
-    assert set(_stock(stock)) <= set(mine)
     return {key: value for key, value in mine.items() if key not in _stock(stock) or _stock(stock)[key] != value}
 
 
 def test_every_leaf_is_in_the_table_and_in_the_metafile():
-    leaves = {path.stem: path for path in DISTILL.rglob("*.py")}
-    assert set(leaves) == set(DETECTION) | set(SEGMENTATION)
+    leaves = {path.stem: path for path in DISTILL.glob("*/cankd/*.py")}
+    assert set(leaves) == {*DETECTION, *SEGMENTATION, *DETR, OBJECTS365, *CLASSIFICATION}
     models = yaml.safe_load((ROOT / "configs" / "metafile.yml").read_text(encoding="utf-8"))["models"]
     assert sorted(m["config"] for m in models) == sorted(
-        str(path.relative_to(ROOT / "configs")) for path in leaves.values()
+        str(path.relative_to(ROOT / "configs")) for path in DISTILL.rglob("*.py")
     )
     for model in models:
         assert (model["measured"] is None) == (model["log"] is None)
@@ -241,6 +301,100 @@ def test_segmentation_leaf(name):
         assert _plain({**cfg[key], "batch_size": 0}) == _plain({**data[key], "batch_size": 0}), key
 
 
+@pytest.mark.parametrize("name", sorted(DETR))
+def test_detr_leaf(name):
+    (student, student_differs, teacher, teacher_differs, checkpoint, levels, inherited, epochs, step, lr, batch,
+     custom_keys) = DETR[name]  # fmt: skip
+    cfg = Config.fromfile(DISTILL / "mmdet" / "cankd" / f"{name}.py")
+    assert cfg.model.type == "PartialTeacherDistill"
+    assert set(cfg.model) == {"_scope_", "type", "architecture", "teacher", "teacher_ckpt", "distiller"}
+    assert _differences(cfg.model.architecture, DET.format(student)) == student_differs
+    assert _differences(cfg.model.teacher, DET.format(teacher)) == teacher_differs
+    assert cfg.model.teacher_ckpt.endswith(f"/{checkpoint}.pth")
+    distiller = cfg.model.distiller
+    for recorders in (distiller.student_recorders, distiller.teacher_recorders):
+        assert recorders == {"neck": {"type": "ModuleOutputs", "source": "neck"}}
+    loss = {"type": "NLKDINLoss", "in_channels": 256, "loss_weight": 10}
+    assert distiller.distill_losses == {f"loss_neck{level}": loss for level in range(levels)}
+    assert distiller.loss_forward_mappings == {
+        f"loss_neck{level}": {
+            "s_feature": {"recorder": "neck", "from_student": True, "data_idx": level},
+            "t_feature": {"recorder": "neck", "from_student": False, "data_idx": level},
+        }
+        for level in range(levels)
+    }
+    assert cfg.get("custom_hooks") == (inherited and [{"type": "InheritTeacherHook", "modules": inherited}])
+    assert cfg.optim_wrapper.optimizer == dict(type="AdamW", lr=lr, weight_decay=1e-4)
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=0.1, norm_type=2)
+    assert cfg.optim_wrapper.paramwise_cfg.custom_keys == custom_keys
+    assert cfg.train_cfg.max_epochs == epochs and cfg.train_dataloader.batch_size == batch
+    assert [(s.type, s.milestones) for s in cfg.param_scheduler] == [("MultiStepLR", [step])]
+    assert cfg.val_cfg.type == "ValLoop" and cfg.find_unused_parameters is True
+    stock = get_config(DET.format(student))
+    for key in ("train_dataloader", "val_dataloader", "val_evaluator", "test_evaluator"):
+        assert _plain({**cfg[key], "batch_size": 0}) == _plain({**stock[key], "batch_size": 0}), key
+
+
+def test_objects365_leaf():
+    stock = DET.format(TEACHERS["retinanet_r101_fpn_1x_objects365v2"])
+    cfg = Config.fromfile(DISTILL / "mmdet" / "cankd" / f"{OBJECTS365}.py")
+    coco = Config.fromfile(DISTILL / "mmdet" / "cankd" / "cankd_fpn_retinanet_r101_retinanet_r50_2x_coco.py")
+    assert cfg.model.type == "FpnTeacherDistill" and cfg.model.distiller == coco.model.distiller
+    assert _differences(cfg.model.architecture, stock) == {}
+    assert _differences(cfg.model.teacher, stock) == R101_BACKBONE
+    assert cfg.custom_hooks == [{"type": "InheritTeacherHook"}]
+    assert cfg.optim_wrapper.optimizer == dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=1e-4)
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=35, norm_type=2)
+    warm_up, steps = cfg.param_scheduler
+    assert (warm_up.type, warm_up.start_factor, warm_up.end, warm_up.by_epoch) == ("LinearLR", 1e-3, 10000, False)
+    assert (steps.type, steps.milestones) == ("MultiStepLR", [8, 11])
+    assert cfg.train_cfg.max_epochs == 12 and cfg.auto_scale_lr.base_batch_size == 4 * cfg.train_dataloader.batch_size
+    for key in ("train_dataloader", "val_dataloader", "val_evaluator", "test_evaluator"):
+        assert _plain(cfg[key]) == _plain(get_config(stock)[key]), key
+
+
+@pytest.mark.parametrize("name", sorted(CLASSIFICATION))
+def test_classification_leaf(name):
+    differs, teacher, checkpoint, source, channels, teacher_channels = CLASSIFICATION[name]
+    stock = "mmpretrain::resnet/resnet18_8xb32_in1k.py"
+    cfg = Config.fromfile(DISTILL / "mmpretrain" / "cankd" / f"{name}.py")
+    found = _differences(cfg.model.architecture, stock)
+    assert found == differs
+    assert _differences(cfg.model.teacher, f"mmpretrain::{teacher}.py") == {}
+    assert cfg.model.teacher_ckpt.endswith(f"/{checkpoint}.pth")
+    distiller = cfg.model.distiller
+    assert distiller.student_recorders == {"backbone": {"type": "ModuleOutputs", "source": source}}
+    assert distiller.teacher_recorders == {"backbone": {"type": "ModuleOutputs", "source": "backbone.layer4"}}
+    loss = dict(type="NLKDINLoss", in_channels=teacher_channels, loss_weight=10)
+    assert distiller.distill_losses == {"loss_backbone": loss}
+    s_feature = distiller.loss_forward_mappings.loss_backbone.s_feature
+    if channels == teacher_channels:
+        assert "connectors" not in distiller and "connector" not in s_feature
+    else:
+        assert s_feature.connector == "backbone" and distiller.connectors.backbone.in_channel == channels
+        assert distiller.connectors.backbone.out_channel == teacher_channels
+    cfg_stock = get_config(stock)
+    for key in ("train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "param_scheduler", "train_cfg"):
+        assert _plain(cfg[key]) == _plain(cfg_stock[key]), key
+    assert cfg.train_cfg.max_epochs == 100
+
+
+def test_every_teacher_without_a_checkpoint_has_its_training_configuration():
+    configs = {path.stem: path for path in (ROOT / "configs" / "teachers").glob("*.py")}
+    assert set(configs) == set(TEACHERS)
+    for name, stock in TEACHERS.items():
+        cfg, cfg_stock = Config.fromfile(configs[name]), get_config(DET.format(stock))
+        (leaf,) = [path for path in DISTILL.glob("*/cankd/*.py") if f"work_dirs/{name}/" in path.read_text()]
+        distilled = Config.fromfile(leaf)
+        assert f"work_dirs/{name}/epoch_{cfg.train_cfg.max_epochs}.pth" == distilled.model.teacher_ckpt
+        assert f"configs/teachers/{name}.py" in leaf.read_text()
+        mine, theirs = _flat(_plain(cfg.model)), _flat(_plain(cfg_stock.model))
+        changed = {key: value for key, value in mine.items() if theirs.get(key) != value}
+        resnet101 = {("backbone", "init_cfg", "checkpoint"): "torchvision://resnet101"}
+        assert changed == {**R101_BACKBONE, **resnet101}
+        assert _plain(cfg.train_dataloader) == _plain(cfg_stock.train_dataloader)
+
+
 def _plain(config: Any) -> Any:
     """Without the scopes that mmengine notes in what it inherits."""
     if isinstance(config, dict):
@@ -250,17 +404,26 @@ def _plain(config: Any) -> Any:
 
 def _distinct(table: dict, folder: str) -> list[Path]:
     """One leaf for each pair of student and teacher."""
-    pairs = {row[:2]: DISTILL / folder / "cankd" / f"{name}.py" for name, row in sorted(table.items(), reverse=True)}
+    pairs = {str(row[:2]): DISTILL / folder / "cankd" / f"{name}.py" for name, row in sorted(table.items())[::-1]}
     return sorted(pairs.values())
 
 
+PAIRS = [
+    *_distinct(DETECTION, "mmdet"),
+    *_distinct(SEGMENTATION, "mmseg"),
+    *(DISTILL / "mmdet" / "cankd" / f"{name}.py" for name in (*DETR, OBJECTS365)),
+    *_distinct(CLASSIFICATION, "mmpretrain"),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path", [*_distinct(DETECTION, "mmdet"), *_distinct(SEGMENTATION, "mmseg")], ids=lambda path: path.stem
-)
-def test_every_pair_builds_and_its_recorders_find_their_modules(path):
+@pytest.mark.parametrize("path", PAIRS, ids=lambda path: path.stem)
+def test_every_pair_builds_and_its_recorders_find_their_modules(path, tmp_path):
     cfg = Config.fromfile(path)
     cfg.model.teacher_ckpt = None
+    if "grounding" in path.stem:
+        for model in (cfg.model.architecture, cfg.model.teacher):
+            model.language_model = dict(name=str(tiny_bert(tmp_path / "bert")))
     algorithm = MODELS.build(cfg.model)
     for side, model in (("student", algorithm.student), ("teacher", algorithm.teacher)):
         for recorder in cfg.model.distiller[f"{side}_recorders"].values():

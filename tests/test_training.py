@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import socket
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import torch
 
 from cankd.checkpoint import load_checkpoint_file
 from cankd.models import stock_model
-from tests.conftest import ROOT, relative_error, run_command
+from tests.conftest import ROOT, free_port, relative_error, run_command
 
 pytestmark = pytest.mark.slow
 
@@ -129,17 +128,11 @@ def test_two_processes_evaluate_like_one(distilled, mini_data, teacher_ckpt, tmp
         out = tmp_path / f"{processes}.pkl"
         command = ["bash", "tools/dist_test.sh", str(CANKD), str(distilled / "iter_3.pth"), str(processes)]
         command += ["--work-dir", str(tmp_path / str(processes)), "--out", str(out), *options]
-        run_command(*command, "model.architecture.test_cfg.score_thr=0.0", PORT=_free_port(), OMP_NUM_THREADS="1")
+        run_command(*command, "model.architecture.test_cfg.score_thr=0.0", PORT=free_port(), OMP_NUM_THREADS="1")
         found.append(_predictions(out))
     assert len(found[0]) == len(found[1]) == 8
     for one, two in zip(*found):
         assert torch.allclose(one["scores"], two["scores"], atol=1e-6)
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def test_a_run_resumes(distilled, mini_data, teacher_ckpt, run_tool):
@@ -204,7 +197,7 @@ def _distributed_run(
     options = [option for option in _options(data, Path(), iterations) if not option.startswith(own)]
     return run_command(
         "bash", "tools/dist_train.sh", str(config), str(processes), "--work-dir", str(work_dir), *options, *extra,
-        PORT=_free_port(), OMP_NUM_THREADS="1",
+        PORT=free_port(), OMP_NUM_THREADS="1",
     )  # fmt: skip
 
 

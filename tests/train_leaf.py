@@ -1,9 +1,11 @@
-"""Trains one leaf on mini data: ``python -m tests.train_leaf LEAF DATA SIZE WORK_DIR TEACHERS``.
+"""Trains one leaf on mini data: ``python -m tests.train_leaf LEAF DATA SIZE WORK_DIR TEACHERS [prepare]``.
 
-The overlay changes data root, image scale, number of iterations, workers and logging, and sets
-the learning rate past the warm-up, which would leave three iterations without a visible step.
+The overlay changes data root, image scale, number of iterations, workers and logging. It sets
+learning rates: no warm-up, and a high one for the losses, whose blocks start at a scale of zero
+and would hardly leave it within three iterations.
 Pretrained weights cannot be fetched: the student starts at random, the teacher from a file of
-random weights that is made here once under TEACHERS.
+random weights that is made here once under TEACHERS. With ``prepare`` only the configuration
+WORK_DIR/overlay.py and the teacher are written.
 """
 
 from __future__ import annotations
@@ -64,6 +66,7 @@ def overlay(leaf: Path, data: Path, size: int, teachers: Path) -> dict:
     cfg = cfg.to_dict()
     for key in [key for key in cfg if key.endswith(("dataloader", "evaluator"))]:
         cfg[key] = shrink(cfg[key], size, roots)
+    cfg["train_dataloader"]["dataset"]["indices"] = 3 * cfg["train_dataloader"]["batch_size"]
     for split in ("train", "val", "test"):
         cfg[f"{split}_dataloader"].update(num_workers=0, persistent_workers=False)
     cfg["train_cfg"].update(
@@ -72,6 +75,9 @@ def overlay(leaf: Path, data: Path, size: int, teachers: Path) -> dict:
     cfg["default_hooks"]["logger"]["interval"] = 1
     cfg["default_hooks"]["checkpoint"]["interval"] = cfg["train_cfg"].get("max_iters", 1)
     cfg["param_scheduler"] = []
+    optimizer = cfg["optim_wrapper"]["optimizer"]
+    keys = cfg["optim_wrapper"].setdefault("paramwise_cfg", {}).setdefault("custom_keys", {})
+    keys["distill_losses"] = {"lr_mult": (0.5 if optimizer["type"] == "SGD" else 0.01) / optimizer["lr"]}
     cfg["custom_imports"] = {"imports": ["cankd", "tests.recording"]}
     cfg["custom_hooks"] = [*cfg.get("custom_hooks", []), {"type": "RecordingHook"}]
 
@@ -114,12 +120,14 @@ def tiny_bert(folder: Path) -> Path:
 
 
 def main() -> None:
-    leaf, data, size, work_dir, teachers = sys.argv[1:]
+    leaf, data, size, work_dir, teachers = sys.argv[1:6]
     MMLogger.get_current_instance().setLevel("ERROR")  # the initialisation of every tensor is logged
     config = overlay(Path(leaf), Path(data), int(size), Path(teachers))
     file = Path(work_dir) / "overlay.py"
     file.parent.mkdir(parents=True)
     file.write_text("".join(f"{key} = {value!r}\n" for key, value in config.items()))
+    if "prepare" in sys.argv[6:]:
+        return
     sys.argv = ["train.py", str(file), "--work-dir", work_dir]
     runpy.run_path(str(ROOT / "tools" / "train.py"), run_name="__main__")
 
