@@ -247,6 +247,14 @@ def test_an_unreachable_teacher_names_its_url_and_the_option(mini_data, run_tool
     assert done.returncode != 0 and url in last and "--cfg-options teacher_ckpt=FILE" in last
 
 
+def test_a_teacher_that_must_be_trained_first_is_named(run_tool, tmp_path):
+    leaf = ROOT / "configs/distill/mmdet/cankd/cankd_neck_dino_r101_dino_r50_12e_coco.py"
+    absent = tmp_path / "teacher.pth"
+    done = run_tool("train.py", leaf, "--work-dir", tmp_path, "--cfg-options", f"teacher_ckpt={absent}", check=False)
+    last = done.stdout.strip().splitlines()[-1]
+    assert done.returncode != 0 and str(absent) in last and "--cfg-options teacher_ckpt=FILE" in last
+
+
 def test_auto_scale_lr_reaches_the_runner(mini_data, teacher_ckpt, run_tool, tmp_path):
     config = tmp_path / "scaled.py"
     config.write_text(f"_base_ = ['{CANKD}']\nauto_scale_lr = dict(enable=False, base_batch_size=16)\n")

@@ -56,18 +56,25 @@ def load_config(args: argparse.Namespace) -> Config:
 
 @contextlib.contextmanager
 def explained_downloads(cfg: Config) -> Iterator[None]:
-    """Says what to do where a checkpoint's URL cannot be reached.
+    """Says what to do where a checkpoint's file is missing or its URL cannot be reached.
 
     Args:
         cfg: the configuration that runs inside.
 
     Raises:
-        RuntimeError: in place of the download's own error.
+        FileNotFoundError: if the teacher's checkpoint is a file that does not exist.
+        RuntimeError: in place of a download's own error.
     """
+    teacher = cfg.model.get("teacher_ckpt")
+    if teacher and "://" not in teacher and not Path(teacher).is_file():
+        raise FileNotFoundError(
+            f"model.teacher_ckpt: got {teacher}, expected an existing file. Train the teacher first (where no "
+            "checkpoint is published, the head of the config names the command), or give a file with --cfg-options "
+            "teacher_ckpt=FILE."
+        )
     try:
         yield
     except URLError as error:
-        teacher = cfg.model.get("teacher_ckpt")
         raise RuntimeError(
             f"a checkpoint could not be fetched ({error}); the teacher's is {teacher}. Fetch it elsewhere and give the "
             "file with --cfg-options teacher_ckpt=FILE. A pretrained backbone's is replaced with "
