@@ -39,7 +39,7 @@ from cankd.analysis.export import (
     weights_sha256,
 )
 from cankd.analysis.files import one_line_errors, sha256, write_text
-from cankd.checkpoint import is_distillation_state_dict, load_checkpoint_file
+from cankd.checkpoint import load_checkpoint_file
 from cankd.inference import in_scope, load_model, part_state_dict, prepare, read_config
 from cankd.stack import without_chatter
 from cankd.visualization.features import list_images
@@ -91,7 +91,7 @@ def teacher_of(checkpoint: dict[str, Any]) -> dict[str, str | None]:
         if Path(file).is_file():
             found["checkpoint_sha256"] = sha256(file)
             found["weights_sha256"] = weights_sha256(load_checkpoint_file(file)["state_dict"])
-    if is_distillation_state_dict(checkpoint["state_dict"]):
+    if any(name.startswith("teacher.") for name in checkpoint["state_dict"]):
         found["weights_sha256"] = weights_sha256(part_state_dict(checkpoint["state_dict"], "teacher"))
     return found
 
