@@ -95,10 +95,10 @@ def grad_cam(model: BaseModel, data: Mapping[str, Any], layers: Sequence[str], c
             raise ValueError(f"--target-layers: got {layer}, which the model does not have; the nearest are {near}.")
         if [len(shape) for shape in shapes[layer].values()] != [4]:
             raise ValueError(f"--target-layers: {layer} does not put out one map (B, C, H, W), expected such a module.")
-    model.requires_grad_(True)  # frozen stages would hand no gradient on
+    images = data["inputs"].detach().clone().requires_grad_()  # so that frozen stages, too, hand gradients on
     targets = [ClassifierOutputTarget(category)]
     maps = []
     for layer in layers:
         with GradCAM(model=_Logits(model), target_layers=[modules[layer]]) as cam:
-            maps.append(cam(input_tensor=data["inputs"], targets=targets)[0])
+            maps.append(cam(input_tensor=images, targets=targets)[0])
     return maps
