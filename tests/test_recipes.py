@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -55,31 +54,28 @@ def layouts(tmp_path_factory, run_tool) -> Path:
 
 
 @pytest.fixture(scope="session")
-def runs(request, layouts, tmp_path_factory):
-    """The runs of all leaves that were asked for, one for each core at a time: name -> future of (log, work dir)."""
-    folder = tmp_path_factory.mktemp("runs")
+def teachers(tmp_path_factory) -> Path:
+    """A folder for the teachers' random weights, which leaves share."""
+    return tmp_path_factory.mktemp("teachers")
 
-    def train(name: str) -> tuple[str, Path]:
-        command = [sys.executable, "-W", "ignore", "-m", "tests.train_leaf", LEAVES[name], layouts, _size(name)]
-        done = run_command(
-            *map(str, [*command, folder / name, folder / "teachers"]), OMP_NUM_THREADS="1", timeout=1800, check=False
-        )
-        return done.stdout, folder / name
 
-    names = [item.callspec.params["name"] for item in request.session.items if "test_leaf_trains" in item.nodeid]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        futures: dict[str, Future] = {name: pool.submit(train, name) for name in names}
-        yield futures
-        for future in futures.values():
-            future.cancel()
-    shutil.rmtree(folder)
+def _train_leaf(name: str, layouts: Path, work_dir: Path, teachers: Path, *extra: str) -> str:
+    """Trains a leaf on mini data, or with "prepare" writes the configuration for it alone; returns the log."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.train_leaf", LEAVES[name], layouts, _size(name)]
+    done = run_command(*map(str, [*command, work_dir, teachers]), *extra, OMP_NUM_THREADS="1", timeout=1800)
+    return done.stdout
+
+
+def _ranks(work_dir: Path) -> list[list[dict]]:
+    files = sorted(work_dir.glob("rank*.jsonl"))
+    return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_leaf_trains(name, runs):
-    log, work_dir = runs[name].result()
-    assert (work_dir / "rank0.jsonl").exists(), log[-6000:]
-    records = [json.loads(line) for line in (work_dir / "rank0.jsonl").read_text().splitlines()]
+def test_leaf_trains(name, layouts, teachers, tmp_path):
+    work_dir = tmp_path / name
+    log = _train_leaf(name, layouts, work_dir, teachers)
+    (records,) = _ranks(work_dir)
     cfg = Config.fromfile(LEAVES[name])
     losses = cfg.model.distiller.distill_losses
     assert len(records) == 3, log[-6000:]
@@ -113,24 +109,13 @@ def test_leaf_trains(name, runs):
     shutil.rmtree(work_dir)
 
 
-def _prepared(name: str, layouts: Path, folder: Path) -> Path:
-    """The configuration that the leaf trains with on mini data."""
-    command = [sys.executable, "-m", "tests.train_leaf", LEAVES[name], layouts, _size(name), folder / "run"]
-    run_command(*map(str, [*command, folder / "teachers", "prepare"]))
-    return folder / "run" / "overlay.py"
-
-
-def _ranks(work_dir: Path) -> list[list[dict]]:
-    files = sorted(work_dir.glob("rank*.jsonl"))
-    return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
-
-
 @pytest.mark.parametrize(
     "name",
     ["cankd_fpn_retinanet_r101_retinanet_r50_2x_coco", "cankd_backbone_pspnet_r101_pspnet_r18_80k_cityscapes"],
 )
-def test_leaf_trains_in_two_processes(name, layouts, tmp_path):
-    config = _prepared(name, layouts, tmp_path)
+def test_leaf_trains_in_two_processes(name, layouts, teachers, tmp_path):
+    _train_leaf(name, layouts, tmp_path, teachers, "prepare")
+    config = tmp_path / "overlay.py"
     command = ["bash", "tools/dist_train.sh", str(config), "2", "--work-dir", str(config.parent)]
     run_command(*command, PORT=free_port(), OMP_NUM_THREADS="1")
     first, second = _ranks(config.parent)
@@ -141,8 +126,9 @@ def test_leaf_trains_in_two_processes(name, layouts, tmp_path):
     assert list(config.parent.glob("*_[123].pth"))
 
 
-def test_leaf_trains_on_two_nodes(layouts, tmp_path):
-    config = _prepared("cankd_fpn_retinanet_r101_retinanet_r50_2x_coco", layouts, tmp_path)
+def test_leaf_trains_on_two_nodes(layouts, teachers, tmp_path):
+    _train_leaf("cankd_fpn_retinanet_r101_retinanet_r50_2x_coco", layouts, tmp_path, teachers, "prepare")
+    config = tmp_path / "overlay.py"
     port = free_port()
 
     def node(rank: int) -> None:

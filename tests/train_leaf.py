@@ -124,7 +124,7 @@ def main() -> None:
     MMLogger.get_current_instance().setLevel("ERROR")  # the initialisation of every tensor is logged
     config = overlay(Path(leaf), Path(data), int(size), Path(teachers))
     file = Path(work_dir) / "overlay.py"
-    file.parent.mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(f"{key} = {value!r}\n" for key, value in config.items()))
     if "prepare" in sys.argv[6:]:
         return

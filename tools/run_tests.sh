@@ -5,6 +5,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# Most tests keep one core busy. More than two workers would need more than 16 GB.
+parallel=(-n 2 --dist worksteal)
+export OMP_NUM_THREADS=1
 modern=${MODERN_PYTHON:-$PWD/.venv/bin/python}
 paper=${PAPER_PYTHON:-$PWD/.venv-paper/bin/python}
 [ -n "${MODERN_PYTHON:-}" ] || bash tools/setup_env.sh modern --tests
@@ -12,7 +15,7 @@ paper=${PAPER_PYTHON:-$PWD/.venv-paper/bin/python}
 "$modern" -m mypy
 
 echo "== tests on the modern stack"
-"$modern" -m pytest "$@"
+"$modern" -m pytest "${parallel[@]}" "$@"
 [ -n "${PAPER_PYTHON:-}" ] || bash tools/setup_env.sh paper --tests
 echo "== tests on the paper stack"
-"$paper" -m pytest "$@"
+"$paper" -m pytest "${parallel[@]}" "$@"
