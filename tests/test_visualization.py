@@ -300,7 +300,7 @@ def test_segmenters_and_classifiers_show_their_stages(segmenter, classifier, sce
 
 
 def test_maps_of_a_sliding_window_are_refused(segmenter):
-    slide = {"model.test_cfg": dict(mode="slide", crop_size=(64, 64), stride=(32, 32))}
+    slide = {"model.test_cfg": dict(_replace_=True, mode="slide", crop_size=(64, 64), stride=(32, 32))}
     with pytest.raises(ValueError, match="model.test_cfg.mode=whole"):
         FeatureRecorder(*load_model(*segmenter[:2], cfg_options=slide), {}, {})
 

@@ -13,6 +13,7 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 
+from cankd.analysis.files import one_line_errors
 from cankd.inference import load_model, read_config, repo_of
 from cankd.stack import module_of
 from cankd.visualization.features import CHANNEL_REDUCTIONS
@@ -151,6 +152,7 @@ def tool_errors() -> Iterator[None]:
     warnings.filterwarnings("ignore", category=UserWarning)
     MMLogger.get_current_instance().setLevel("WARNING")
     try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        with one_line_errors():
+            yield
+    except (KeyError, ImportError) as error:
+        sys.exit(str(error.args[0]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Sequence
 
@@ -13,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
+
+from cankd.analysis.files import whole
 
 
 class Boxes(NamedTuple):
@@ -43,14 +44,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     known = figure.canvas.get_supported_filetypes()
     if path.suffix[1:] not in known:
         raise ValueError(f"got {path}, expected a name that ends in one of {', '.join(sorted(known))}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
+    with whole(path) as part:
         figure.savefig(part, format=path.suffix[1:], dpi=120)
-        os.replace(part, path)
-    finally:
-        if part.exists():
-            part.unlink()
 
 
 def draw_box_panel(images: Sequence[np.ndarray], columns: Mapping[str, Sequence[Boxes]], path: str | Path) -> None:
