@@ -11,13 +11,18 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
+from cankd.checkpoint import load_checkpoint_file
+
 
 @HOOKS.register_module()
 class RecordingHook(Hook):
     """Appends each iteration's losses and gradient norms to ``work_dir/rank<i>.jsonl``.
 
     Gradient norms are per top-level part of the algorithm and, within the distiller, per
-    parameter; None stands for a parameter without a gradient.
+    parameter. At the end it makes sure that the teacher is still what ``teacher_ckpt`` holds.
+
+    Raises:
+        AssertionError: after training, if it is not.
     """
 
     def before_train(self, runner):
@@ -40,3 +45,15 @@ class RecordingHook(Hook):
         losses = {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in outputs.items()}
         with self.file.open("a") as file:
             file.write(json.dumps({"losses": losses, "gradients": self.norms}) + "\n")
+
+    def after_train(self, runner):
+        if not runner.cfg.model.get("teacher_ckpt"):
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        given = load_checkpoint_file(runner.cfg.model.teacher_ckpt)["state_dict"]
+        teacher = model.teacher.state_dict()
+        assert set(given) == set(teacher), set(given) ^ set(teacher)
+        changed = [
+            name for name, value in given.items() if not torch.equal(value.to(teacher[name]), teacher[name].cpu())
+        ]
+        assert not changed, f"the teacher changed: {changed}"

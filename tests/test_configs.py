@@ -100,6 +100,14 @@ DETECTION.update(
             {},
             None,
         ),
+        "cankd_fpn_gfl_r101_gfl_r50_1x_coco": (
+            "gfl/gfl_r50_fpn_1x_coco",
+            "gfl/gfl_r101_fpn_ms-2x_coco",
+            "gfl_r101_fpn_mstrain_2x_coco_20200629_200126-dd12f847",
+            12,
+            {},
+            None,
+        ),
         "cankd_fpn_faster-rcnn_x101_retinanet_r50_1x_coco": (
             RETINA_R50_1X,
             "faster_rcnn/faster-rcnn_x101-32x4d_fpn_1x_coco",
@@ -238,6 +246,11 @@ def test_leaves_are_short_and_name_no_machine(path):
     assert not any(f"/{root}/" in text for root in ("home", "root", "data", "mnt", "Users"))
 
 
+@pytest.mark.parametrize("path", sorted(DISTILL.glob("*/cankd/*.py")), ids=lambda path: path.stem)
+def test_checkpoints_leave_the_teacher_out(path):
+    assert Config.fromfile(path).default_hooks.checkpoint.type == "DistillCheckpointHook"
+
+
 @pytest.mark.parametrize("name", sorted(DETECTION))
 def test_detection_leaf(name):
     student, teacher, checkpoint, epochs, loss_differences, dagger = DETECTION[name]
@@ -271,7 +284,7 @@ def test_detection_leaf(name):
     assert [{k: s.get(k) for k in fields} for s in cfg.param_scheduler] == [
         {k: s.get(k) for k in fields} for s in stock
     ]
-    assert cfg.val_cfg.type == "mmrazor.SingleTeacherDistillValLoop"
+    assert cfg.val_cfg.type == "DistillValLoop"
     data = get_config("mmdet::_base_/datasets/coco_detection.py")
     for key in ("train_dataloader", "val_dataloader", "val_evaluator", "test_evaluator"):
         assert _plain(cfg[key]) == _plain(data[key]), key
@@ -281,7 +294,7 @@ def test_detection_leaf(name):
 def test_segmentation_leaf(name):
     student, teacher, checkpoint, weight, source, channels = SEGMENTATION[name]
     cfg = Config.fromfile(DISTILL / "mmseg" / "cankd" / f"{name}.py")
-    assert cfg.model.type == "SingleTeacherDistill"
+    assert cfg.model.type == "PartialTeacherDistill"
     assert _differences(cfg.model.architecture, SEG.format(student)) == {}
     assert _differences(cfg.model.teacher, SEG.format(teacher)) == {}
     assert cfg.model.teacher_ckpt.endswith(f"/{checkpoint}.pth")

@@ -101,11 +101,8 @@ def test_leaf_trains(name, layouts, teachers, tmp_path):
 
     (checkpoint,) = work_dir.glob("*_[13].pth")
     trained = load_checkpoint_file(checkpoint)["state_dict"]
-    given = load_checkpoint_file(Config.fromfile(work_dir / "overlay.py").model.teacher_ckpt)["state_dict"]
-    kept = {key: value for key, value in trained.items() if key.startswith("teacher.")}
-    assert len(kept) in (0, len(given))
-    assert all((value == given[key[len("teacher.") :]]).all() for key, value in kept.items())
     assert any(key.startswith("architecture.") for key in trained)
+    assert not any(key.startswith("teacher.") for key in trained)
     shutil.rmtree(work_dir)
 
 

@@ -26,3 +26,4 @@ model = dict(
     ),
 )
 find_unused_parameters = True
+default_hooks = dict(checkpoint=dict(type="DistillCheckpointHook"))

@@ -1,5 +1,5 @@
-# What the COCO detection rows share: stock data, the published optimizer (2 GPUs, batch 2 each), and
-# a validation of the teacher beside the student.
+# What the COCO detection rows share: stock data, the published optimizer (2 GPUs, batch 2 each), a
+# validation that knows the teacher's score, and checkpoints without the teacher.
 _base_ = [
     "./fpn.py",
     "mmdet::_base_/datasets/coco_detection.py",
@@ -9,4 +9,5 @@ _base_ = [
 
 optim_wrapper = dict(optimizer=dict(lr=0.005), clip_grad=dict(max_norm=35, norm_type=2))
 auto_scale_lr = dict(base_batch_size=4)
-val_cfg = dict(type="mmrazor.SingleTeacherDistillValLoop")
+val_cfg = dict(type="DistillValLoop")
+default_hooks = dict(checkpoint=dict(type="DistillCheckpointHook"))

@@ -10,7 +10,7 @@ custom_imports = dict(imports=["cankd"])
 
 model = dict(
     _scope_="mmrazor",
-    type="SingleTeacherDistill",
+    type="PartialTeacherDistill",
     architecture=dict(type="StockModel"),
     teacher=dict(type="StockModel"),
     distiller=dict(
@@ -32,3 +32,4 @@ model = dict(
 find_unused_parameters = True
 train_dataloader = dict(batch_size=2)
 auto_scale_lr = dict(enable=False, base_batch_size=4)
+default_hooks = dict(checkpoint=dict(type="DistillCheckpointHook"))

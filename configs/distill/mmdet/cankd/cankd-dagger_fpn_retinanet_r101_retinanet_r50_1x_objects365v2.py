@@ -20,4 +20,5 @@ param_scheduler = [
     dict(type="MultiStepLR", begin=0, end=12, by_epoch=True, milestones=[8, 11], gamma=0.1),
 ]
 auto_scale_lr = dict(base_batch_size=8)
-val_cfg = dict(type="mmrazor.SingleTeacherDistillValLoop")
+val_cfg = dict(type="DistillValLoop")
+default_hooks = dict(checkpoint=dict(type="DistillCheckpointHook"))

@@ -12,3 +12,4 @@ model = dict(
     teacher_ckpt="work_dirs/deformable-detr_r101_16xb2-50e_coco/epoch_50.pth",
     distiller=_base_.distiller,
 )
+default_hooks = dict(checkpoint=dict(type="DistillCheckpointHook"))

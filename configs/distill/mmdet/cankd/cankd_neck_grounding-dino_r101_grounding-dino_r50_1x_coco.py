@@ -14,3 +14,4 @@ model = dict(
 )
 custom_hooks = [dict(type="InheritTeacherHook", modules=["bbox_head"])]
 auto_scale_lr = dict(base_batch_size=4)
+default_hooks = dict(checkpoint=dict(type="DistillCheckpointHook"))
