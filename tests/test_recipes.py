@@ -129,9 +129,9 @@ def test_leaf_trains_on_two_nodes(layouts, teachers, tmp_path):
     port = free_port()
 
     def node(rank: int) -> None:
-        nodes = dict(NNODES="2", NODE_RANK=str(rank), MASTER_ADDR="127.0.0.1", PORT=port)
-        command = ["bash", "tools/dist_train.sh", str(config), "1", "--work-dir", str(config.parent)]
-        run_command(*command, OMP_NUM_THREADS="1", **nodes)
+        nodes = ["env", "NNODES=2", f"NODE_RANK={rank}", "MASTER_ADDR=127.0.0.1", f"PORT={port}"]
+        command = [*nodes, "bash", "tools/dist_train.sh", str(config), "1", "--work-dir", str(config.parent)]
+        run_command(*command, OMP_NUM_THREADS="1")
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(node, (0, 1)))

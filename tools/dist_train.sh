@@ -7,6 +7,4 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/python.sh"
 config=$1 gpus=$2
 shift 2
-exec "$PYTHON" -m torch.distributed.run --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
-  --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" --nproc_per_node="$gpus" \
-  "$repo/tools/train.py" "$config" --launcher pytorch "$@"
+launch "$gpus" train.py "$config" "$@"

@@ -106,24 +106,29 @@ def stock_config(cfg: str, **differences: Any) -> dict:
         ImportError: if the package that ``cfg`` names is not installed.
         KeyError: for a key that does not exist there.
     """
-    config = get_config(cfg) if "::" in cfg else Config.fromfile(cfg)
+    with _read(cfg) as config:
+        return _merged(cfg, config, differences)
+
+
+def _merged(cfg: str, config: Config, differences: dict) -> dict:
+    """The model of a configuration that was read, with the differences."""
     model = config.model
     if "data_preprocessor" in config:
         model.setdefault("data_preprocessor", config.data_preprocessor)
-    with _scope_of(cfg, config):
-        if str(model.type).split(".")[-1] == "StockModel":
-            model = stock_config(**{key: value for key, value in model.items() if key not in ("type", "_scope_")})
-        return merge_differences(model, differences, cfg)
+    if str(model.type).split(".")[-1] == "StockModel":
+        model = stock_config(**{key: value for key, value in model.items() if key not in ("type", "_scope_")})
+    return merge_differences(model, differences, cfg)
 
 
 @contextlib.contextmanager
-def _scope_of(cfg: str, config: Config) -> Iterator[None]:
-    """The registry scope that a configuration's model belongs to, with its modules registered."""
+def _read(cfg: str) -> Iterator[Config]:
+    """Reads a configuration; inside, its model's registry scope holds, with the modules registered."""
+    config = get_config(cfg) if "::" in cfg else Config.fromfile(cfg)
     package = module_of(cfg.split("::")[0]) if "::" in cfg else config.get("default_scope", "mmdet")
     with without_chatter():
         importlib.import_module(f"{package}.utils").register_all_modules(init_default_scope=False)
     with DefaultScope.overwrite_default_scope(package):
-        yield
+        yield config
 
 
 @MODELS.register_module(name="StockModel")
@@ -146,7 +151,5 @@ def stock_model(cfg: str, **differences: Any) -> nn.Module:
         ImportError: if the package that ``cfg`` names is not installed.
         KeyError: for a key that does not exist there.
     """
-    model = stock_config(cfg, **differences)
-    config = Config() if "::" in cfg else Config.fromfile(cfg)
-    with _scope_of(cfg, config):
-        return MODELS.build(model)
+    with _read(cfg) as config:
+        return MODELS.build(_merged(cfg, config, differences))
