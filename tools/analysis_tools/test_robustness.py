@@ -121,13 +121,13 @@ def read_state(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 class Model:
-    """One model under test: a runner that evaluates it under any corruption."""
+    """One model under test; its runner evaluates it under any corruption."""
 
     def __init__(self, config: str, checkpoint: str, role: str, args: argparse.Namespace) -> None:
         self.cfg = load_config(argparse.Namespace(**{**vars(args), "config": config}))
         if "test_dataloader" not in self.cfg:
             raise ValueError(f"config: {config} has no test_dataloader. Give the configuration of a training.")
-        self.checkpoint, self.role = checkpoint, role
+        self.model, _ = load_model(self.cfg, checkpoint, role=role)
         self.fingerprint = fingerprint(self.cfg, checkpoint)
         self.args = args
         self.runner: Runner | None = None
@@ -140,15 +140,17 @@ class Model:
             trigger_visualization_hook(cfg, args)
         if args.workers is not None:
             cfg.test_dataloader.update(num_workers=args.workers, persistent_workers=args.workers > 0)
-        model, _ = load_model(cfg, self.checkpoint, role=self.role)
-        names = ("test_dataloader", "test_evaluator", "test_cfg", "default_hooks", "visualizer", "default_scope")
+        names = ("test_dataloader", "test_evaluator", "test_cfg", "default_hooks", "default_scope")
+        # Under a name of their own: mmengine would go on with a logger and a visualizer of an earlier runner.
+        unique = f"robustness_{id(self)}"
         return Runner(
-            model=model,
+            model=self.model,
             work_dir=cfg.work_dir,
             launcher=cfg.launcher,
             env_cfg=cfg.get("env_cfg", dict(dist_cfg=dict(backend="nccl"))),
             log_level="WARNING",
-            experiment_name=f"robustness_{id(self)}",
+            experiment_name=unique,
+            visualizer=dict(cfg.get("visualizer") or {"type": "Visualizer"}, name=unique),
             cfg=cfg,
             **{name: cfg.get(name) for name in names},
         )
@@ -228,7 +230,7 @@ def run(args: argparse.Namespace, models: dict[str, Model], state: dict[str, Any
                 print(f"{line}   about {left / 60:.0f} min {left % 60:.0f} s left", flush=True)
                 if args.summaries:
                     print(json.dumps(metrics), flush=True)
-        model.runner = None  # the next model's memory
+        model.runner = model.model = None  # memory for the next one
 
 
 def figure(value: float | None) -> str:
