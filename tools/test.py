@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cankd  # noqa: F401  (registers everything before the configuration is read)
 from cankd.engine.launch import add_run_arguments, leave_process_group, load_config
+from cankd.engine.predictions import DumpPredictions
 from cankd.engine.runner import Runner
 
 
@@ -33,9 +34,7 @@ def main() -> None:
         cfg.model.teacher_ckpt = None  # the student is evaluated, and its weights are in the checkpoint
     runner = Runner.from_cfg(cfg)
     if args.out:
-        from mmdet.evaluation import DumpDetResults
-
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+        runner.test_evaluator.metrics.append(DumpPredictions(out_file_path=args.out))
     runner.test()
     leave_process_group()
 
