@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
+from cankd.analysis.files import whole
 from cankd.stack import load_safely
 
 STUDENT_PREFIX = "architecture."
@@ -91,28 +90,6 @@ def student_state_dict(state_dict: dict[str, Any]) -> dict[str, Any]:
     return {key[len(STUDENT_PREFIX) :]: value for key, value in state_dict.items() if key.startswith(STUDENT_PREFIX)}
 
 
-@contextlib.contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
-    """Gives a name to write to; what is there afterwards becomes the file.
-
-    Args:
-        path: the file, which is either complete or not there (or still the old one); its folder
-            is made if needed.
-
-    Yields:
-        The name to write to, beside the file.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        if part.exists():
-            part.unlink()
-
-
 def save_whole(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Writes a checkpoint, whole or not at all.
 
@@ -120,5 +97,5 @@ def save_whole(checkpoint: dict[str, Any], path: str | Path) -> None:
         checkpoint: what to save.
         path: the file; its folder is made if needed.
     """
-    with written_whole(path) as part:
+    with whole(path) as part:
         torch.save(checkpoint, part)

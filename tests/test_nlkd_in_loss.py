@@ -23,6 +23,7 @@ VARIANTS = [
     {"batch_norm": False},
     {"inter_channels": 3},
     {"inter_channels": 9, "affinity": "gaussian"},
+    {"affinity": "gaussian", "batch_norm": False},
     {"inter_channels": 5, "affinity": "concatenation", "pool_size": 1, "residual": False, "batch_norm": False},
 ]
 

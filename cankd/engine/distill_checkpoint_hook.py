@@ -11,7 +11,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
-from cankd.checkpoint import TEACHER_PREFIX, keep_teacher, written_whole
+from cankd.analysis.files import whole
+from cankd.checkpoint import TEACHER_PREFIX, keep_teacher
 
 
 class WholeFileBackend(LocalBackend):
@@ -19,7 +20,7 @@ class WholeFileBackend(LocalBackend):
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Writes ``obj`` beside ``filepath`` and moves it there."""
-        with written_whole(filepath) as part:
+        with whole(filepath) as part:
             super().put(obj, part)
 
 

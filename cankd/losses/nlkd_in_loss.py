@@ -24,9 +24,11 @@ class CanBlock(nn.Module):
 
     ``dot_product`` runs in linear order: a C' x C' context of the teacher takes the place of
     the N x N' attention matrix, with the same numbers. Per image that costs about 4 C C' N
-    multiply-adds forward (N positions on either side), against an extra 2 C' N N' in the
-    paper's order. Beside the maps, theta(X), phi(Y), g(Y) with their pooled values, and the
-    map before the batch norm are kept for the backward pass.
+    multiply-adds forward and 6 C C' N backward (N positions on either side), against an extra
+    2 C' N N' and 4 C' N N' in the paper's order. Beside X and Y, theta(X), phi(Y), g(Y) with
+    their pooled values and the places of those, the map before the batch norm, and X* are kept
+    for the backward pass: 4.5 times the size of X with C' = C / 2. docs/performance.md has
+    measurements, and what was tried and did not pay.
 
     As published, the batch norm's weight and bias start at zero, so the block adds nothing to
     the student's map at the first step and only that weight receives a gradient in it.
@@ -96,7 +98,8 @@ class CanBlock(nn.Module):
             # The weights of a position sum to 1, so a bias of all values is a bias of the result.
             values = self._add_bias(weight @ g)
             enhanced = softmax_attention(*(part.transpose(1, 2) for part in (queries, phi, values)))
-            enhanced = enhanced.transpose(1, 2).reshape(size)
+            # A copy: torch's attention keeps its own result, which must not change, for its backward pass.
+            enhanced = enhanced.transpose(1, 2).contiguous().view(size)
         else:
             queries, phi, g = (part.transpose(1, 2) for part in (queries, phi, g))
             if self.concat is None:
@@ -109,7 +112,7 @@ class CanBlock(nn.Module):
 
     def _add_bias(self, enhanced: Tensor) -> Tensor:
         """Adds W_z's bias to (B, C, positions)."""
-        return enhanced + self.get_parameter("w_z.bias")[:, None].to(enhanced.dtype)
+        return enhanced.add_(self.get_parameter("w_z.bias")[:, None].to(enhanced.dtype))
 
 
 @MODELS.register_module()

@@ -1,0 +1,160 @@
+"""Time and memory of a piece of work, measured in a process of its own."""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, Callable, Sequence, TypeVar
+
+import numpy as np
+import torch
+
+Result = TypeVar("Result")
+
+
+def in_own_process(function: Callable[..., Result], *args: Any) -> Result:
+    """Calls a function in a new interpreter, so that no measurement inherits another's memory.
+
+    Args:
+        function: what to call; a function of a module, as everything is pickled.
+        *args: its arguments.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        RuntimeError: if the process died, as it does when memory runs out.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *args).result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"a measurement was killed ({args[0]}), most likely for its memory. Choose smaller sizes, or leave it "
+                "out."
+            ) from error
+
+
+def _proc_bytes(file: str, field: str) -> int | None:
+    """A field in kB of one of Linux's /proc files, in bytes; None on other systems."""
+    path = Path("/proc", file)
+    found = re.search(rf"^{field}:\s*(\d+) kB", path.read_text(), re.MULTILINE) if path.exists() else None
+    return int(found.group(1)) * 1024 if found else None
+
+
+def _peak_resident() -> int:
+    """The process's largest resident memory so far, in bytes."""
+    # Not ru_maxrss on Linux: it begins with the parent's.
+    return _proc_bytes("self/status", "VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _reset_peak_resident() -> int:
+    """Forgets the peak where the system can, and returns the memory that is resident now, in bytes."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass  # then a peak counts only if it is higher than those before
+    return _peak_resident()
+
+
+def peak_extra_bytes(step: Callable[[], Any], device: str) -> int:
+    """The peak of memory during one step, above what was there before it.
+
+    Args:
+        step: what to measure. It should have run once, on small inputs, to load its code.
+        device: ``cpu``, for the process's resident memory, or ``cuda``, for what torch has allocated.
+
+    Returns:
+        Bytes.
+    """
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    before = _reset_peak_resident()
+    step()
+    return _peak_resident() - before
+
+
+def measure(step: Callable[[], Any], device: str, repeats: int) -> dict[str, Any]:
+    """Measures the memory of one step, which also warms up, and the time of some more.
+
+    Args:
+        step: what to measure; see :func:`peak_extra_bytes`.
+        device: ``cpu`` or ``cuda``.
+        repeats: how many steps are timed, at least 1.
+
+    Returns:
+        ``peak_extra_bytes``, ``seconds`` (of each step), ``median`` and ``quartiles`` (first and third).
+    """
+    peak = peak_extra_bytes(step, device)
+    seconds = []
+    for _ in range(repeats):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    first, median, third = np.percentile(seconds, [25, 50, 75])
+    return {
+        "median": float(median),
+        "quartiles": [float(first), float(third)],
+        "seconds": seconds,
+        "peak_extra_bytes": peak,
+    }
+
+
+def available_bytes(device: str) -> int:
+    """Memory that is free for a measurement."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return _proc_bytes("meminfo", "MemAvailable") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _processor() -> str:
+    found = (
+        re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
+    )
+    return found.group(1) if found else platform.processor() or platform.machine()
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What a reader needs to judge a measurement: device, versions, commit, command, date."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=7"],
+        cwd=Path(__file__).parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if device == "cuda" else None,
+        "python": platform.python_version(),
+        "commit": done.stdout.strip() or "unknown",
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns line up in a terminal, too."""
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines)
