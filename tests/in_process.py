@@ -25,6 +25,7 @@ class Done(NamedTuple):
 
 def call_tool(name: str, *arguments: Any, check: bool = True) -> Done:
     """Runs ``python tools/NAME ARGUMENTS`` from the test's own folder; pass check=False to look at a failure."""
+    tool = ROOT / "tools" / name
     logger = MMLogger.get_current_instance()
     level, printed, status = logger.level, io.StringIO(), 0
     argv = [name, *map(str, arguments)]
@@ -33,8 +34,9 @@ def call_tool(name: str, *arguments: Any, check: bool = True) -> Done:
         stack.enter_context(contextlib.redirect_stdout(printed))
         stack.enter_context(contextlib.redirect_stderr(printed))
         stack.enter_context(patch.object(sys, "argv", argv))
+        stack.enter_context(patch.object(sys, "path", [str(tool.parent), *sys.path]))
         try:
-            runpy.run_path(str(ROOT / "tools" / name), run_name="__main__")
+            runpy.run_path(str(tool), run_name="__main__")
         except SystemExit as ending:
             status = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
             if isinstance(ending.code, str):

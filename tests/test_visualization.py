@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmrazor.registry import MODELS
 from sklearn.datasets import load_digits
 
 from cankd.checkpoint import load_checkpoint_file
-from cankd.inference import build_model, load_distillation, load_model, predict, prepare, read_config
+from cankd.inference import build_model, in_scope, load_distillation, load_model, predict, prepare, read_config
 from cankd.losses import NLKDINLoss
 from cankd.reference import ReferenceCanLoss
 from cankd.visualization import Boxes, View, draw_label_panel, draw_map_grid
-from cankd.visualization.attention import Attention, attention_row, draw_attention, residual_share
+from cankd.visualization.attention import Attention, attend, attention_row, draw_attention, residual_share
 from cankd.visualization.cam import backbone_stages, class_scores, grad_cam
 from cankd.visualization.features import FeatureRecorder, map_differences, panel_row, predicted_boxes, reduce_channels
 from cankd.visualization.ground_truth import ground_truth
@@ -46,6 +47,20 @@ test_dataloader = dict(dataset=dict(
     type="BaseSegDataset", data_root="{data}", data_prefix=dict(img_path="images", seg_map_path="labels"),
     img_suffix=".png", metainfo=dict(classes=("sky", "road", "car"), palette=[[255, 0, 0], [0, 255, 0], [0, 0, 255]]),
     test_mode=True, pipeline=pipeline))
+"""
+SEGMENTATION = """
+_base_ = ["{root}/configs/_base_/segmentation_cityscapes.py"]
+def sizes(base):
+    head = dict(channels=16, num_classes=3)
+    return dict(cfg="mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py", backbone=dict(base_channels=base),
+                decode_head=dict(in_channels=8 * base, **head), auxiliary_head=dict(in_channels=4 * base, **head))
+model = dict(architecture=sizes(8), teacher=sizes(16), teacher_ckpt=None, distiller=dict(
+    connectors=dict(backbone=dict(in_channel=64, out_channel=128)),
+    distill_losses=dict(loss_backbone=dict(in_channels=128))))
+sizes = None
+pipeline = [dict(type="LoadImageFromFile"), dict(type="Resize", scale=(128, 128), keep_ratio=True),
+            dict(type="PackSegInputs")]
+test_dataloader = dict(dataset=dict(pipeline=pipeline))
 """
 CLASSIFIER = """
 _base_ = ["mmpretrain::_base_/default_runtime.py"]
@@ -302,7 +317,7 @@ def test_segmenters_and_classifiers_show_their_stages(segmenter, classifier, sce
 def test_maps_of_a_sliding_window_are_refused(segmenter):
     slide = {"model.test_cfg": dict(_replace_=True, mode="slide", crop_size=(64, 64), stride=(32, 32))}
     with pytest.raises(ValueError, match="model.test_cfg.mode=whole"):
-        FeatureRecorder(*load_model(*segmenter[:2], cfg_options=slide), {}, {})
+        FeatureRecorder(*load_model(segmenter[0], segmenter[1], cfg_options=slide), {}, {})
 
 
 # Predictions
@@ -473,7 +488,7 @@ def test_attention_is_drawn_with_its_position(tmp_path):
     draw_attention(view, {"loss": attention}, tmp_path / "attention.png", alpha=1.0)
     picture = _pixels(tmp_path / "attention.png")
     # the upper map is where rows are mostly dark, down to the first that is not
-    dark = (np.abs(picture - (68, 1, 84)) <= 12).all(axis=2)
+    dark = np.all(np.abs(picture - (68, 1, 84)) <= 12, axis=2)
     full = np.nonzero(dark.sum(axis=1) > picture.shape[1] / 3)[0]
     bottom = full[0] + np.argmax(np.diff(np.append(full, full[-1] + 9)) > 1)
     inner = picture[
@@ -510,6 +525,48 @@ def test_the_attention_tool_prints_the_share_of_the_block(distilled, scene, tmp_
         assert done.returncode != 0 and message in done.stdout
     assert "got loss_fpn9" in _refused("attention", *arguments, "--losses", "loss_fpn9")
     assert "expected a distillation's" in _refused("attention", scene, STUDENT, tmp_path / "alive.pth")
+
+
+@pytest.mark.slow
+def test_attention_of_a_segmenter_goes_through_its_connector(segmenter, tmp_path):
+    config, checkpoint = tmp_path / "distillation.py", tmp_path / "distillation.pth"
+    config.write_text(SEGMENTATION.format(root=ROOT))
+    cfg = read_config(config)
+    with in_scope(cfg):
+        algorithm = MODELS.build(cfg.model)
+    enliven(algorithm.distiller)
+    torch.save({"state_dict": algorithm.state_dict()}, checkpoint)
+    out = tmp_path / "attention.png"
+    call_tool("visualizations/attention.py", segmenter[2], config, checkpoint, "--out-file", out)
+    student, teacher, distiller, cfg = load_distillation(config, checkpoint)
+    data = student.data_preprocessor(prepare(cfg, segmenter[2]), False)
+    attention = attend(student, teacher, distiller, data, [(0.5, 0.5)])["loss_backbone"]
+    with torch.no_grad():
+        x, y = (model.extract_feat(data["inputs"])[3] for model in (student, teacher))
+        x = distiller.connectors["backbone"](x)
+        expected = attention_row(distiller.distill_losses["loss_backbone"].block, x, y, attention.cells[0])
+    assert attention.size == tuple(x.shape[2:]) == (10, 16) and attention.cells == [(5, 8)]
+    assert np.array_equal(attention.rows[0], expected.numpy()) and attention.rows[0].shape == (5, 8)
+    with pytest.raises(ValueError, match="expected at least one in distiller.distill_losses"):
+        del distiller.distill_losses["loss_backbone"]
+        attend(student, teacher, distiller, data, [])
+
+
+# The gallery's data
+
+
+def test_gallery_labels_cover_the_digits(tmp_path):
+    out = tmp_path / "gallery"
+    call_tool("dataset_tools/make_gallery_data.py", "--out", out, "--train", 2, "--val", 3)
+    for number in range(3):
+        scene, labels = (cv2.imread(str(out / f"val/{kind}/{number:05d}.png")) for kind in ("images", "labels"))
+        cuts = [cv2.imread(str(path)) for path in (out / "val/digits").glob(f"*/{number:05d}_*.png")]
+        assert set(np.unique(labels)) == {0, 1} and 1 <= len(cuts) <= 5
+        covered = np.zeros_like(labels)
+        for cut in cuts:
+            _, _, (left, top), _ = cv2.minMaxLoc(cv2.matchTemplate(scene, cut, cv2.TM_SQDIFF))
+            covered[top : top + cut.shape[0], left : left + cut.shape[1]] = 1
+        assert labels[covered == 1].mean() > 0.2 and not labels[covered == 0].any()
 
 
 # Bad input
