@@ -54,7 +54,7 @@ def parse_args() -> argparse.Namespace:
 def boxes_in_view(recorded: Recorded, model: arguments.LoadedModel, score_thr: float) -> Boxes:
     """The predicted boxes in the pixels of the image as the network saw it."""
     boxes = predicted_boxes(recorded.sample, model.model.dataset_meta["classes"], score_thr)
-    return Boxes(boxes.corners * np.tile(recorded.sample.scale_factor, 2), boxes.captions)
+    return Boxes(boxes.corners * np.tile(recorded.sample.get("scale_factor", (1.0, 1.0)), 2), boxes.captions)
 
 
 def main() -> None:
