@@ -109,8 +109,9 @@ def instance_norm_mse(x: Tensor, y: Tensor, eps: float = 1e-5) -> Tensor:
     ``0.5 * mse_loss(instance_norm(x), instance_norm(y))`` in closed form: one temporary map
     in each direction, and only ``x``, ``y`` and per-channel statistics kept in between, where
     the definition keeps the two normalised maps and their difference, too. About 10 operations
-    for an element forward and 4 backward. Statistics are taken in float32 at least. A backward pass that is itself differentiated
-    (``create_graph=True``) goes through the definition instead, with its memory.
+    for an element forward and 4 backward. Statistics are taken in float32 at least. A backward
+    pass that is itself differentiated (``create_graph=True``) goes through the definition
+    instead, with its memory.
 
     Args:
         x: (B, C, H, W).

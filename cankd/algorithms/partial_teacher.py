@@ -166,7 +166,7 @@ class PartialTeacherDistill(SingleTeacherDistill):
         """
         losses: dict[str, Tensor] = {}
         if self._has_deliveries or (self._needed and not self.distillation_stopped):
-            self._run_teacher(batch_inputs, data_samples)
+            self.run_teacher(batch_inputs, data_samples)
         self.distiller.set_deliveries_override(True)
         with self.distiller.student_recorders, self.distiller.deliveries:
             needs_gradient = self.calculate_student_loss or self.student_trainable
@@ -188,7 +188,16 @@ class PartialTeacherDistill(SingleTeacherDistill):
             self.teacher.eval()
         return self
 
-    def _run_teacher(self, batch_inputs: Tensor, data_samples: list[Any] | None) -> None:
+    def run_teacher(self, batch_inputs: Tensor, data_samples: list[Any] | None) -> None:
+        """Runs the teacher, without gradients, until all that the losses read of it is recorded.
+
+        Args:
+            batch_inputs: preprocessed images, (B, 3, H, W).
+            data_samples: their annotations.
+
+        Raises:
+            RuntimeError: if a record that a loss reads was not made.
+        """
         if not self._running_teacher:
             self._running_teacher = (self._prepare_teacher(),)
         if self.teacher_channels_last:

@@ -33,13 +33,13 @@ def in_own_process(function: Callable[..., Result], *args: Any) -> Result:
         What it returned.
 
     Raises:
-        RuntimeError: if the process died, as it does when memory runs out.
+        ChildProcessError: if the process died, as it does when memory runs out.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(function, *args).result()
         except BrokenProcessPool as error:
-            raise RuntimeError(
+            raise ChildProcessError(
                 f"a measurement was killed ({args[0]}), most likely for its memory. Choose smaller sizes, or leave it "
                 "out."
             ) from error
@@ -151,6 +151,14 @@ def environment(device: str) -> dict[str, Any]:
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def headline(machine: dict[str, Any]) -> str:
+    """One line that says where, when and how something was measured."""
+    values = [
+        f"{key} {machine[key]}" for key in ("threads", "torch", "cuda", "python", "commit", "date") if machine[key]
+    ]
+    return f"{machine['device']}, {', '.join(values)}: `{machine['command']}`"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
