@@ -75,6 +75,7 @@ def overlay(leaf: Path, data: Path, size: int, teachers: Path) -> dict:
     cfg["default_hooks"]["logger"]["interval"] = 1
     cfg["default_hooks"]["checkpoint"]["interval"] = cfg["train_cfg"].get("max_iters", 1)
     cfg["param_scheduler"] = []
+    cfg["randomness"] = {"seed": 0}
     optimizer = cfg["optim_wrapper"]["optimizer"]
     keys = cfg["optim_wrapper"].setdefault("paramwise_cfg", {}).setdefault("custom_keys", {})
     keys["distill_losses"] = {"lr_mult": (0.5 if optimizer["type"] == "SGD" else 0.01) / optimizer["lr"]}
