@@ -95,8 +95,9 @@ def test_leaf_trains(name, layouts, teachers, tmp_path):
             maps = [key for key in last if key.startswith(f"distiller.distill_losses.{loss}.") and ".bn." not in key]
             assert len(maps) >= 2 if losses[loss].get("affinity") == "gaussian" else len(maps) >= 4
             ratios = {key: last[key] / last["architecture"] for key in maps if key.endswith("weight")}
-            # A GroundingDINO with random weights has task gradients far above all others'.
-            assert min(ratios.values()) > (1e-8 if "grounding" in name else 1e-6), ratios
+            # A block that is dead or constant leaves 1e-14 or nothing. GroundingDINO's and MobileNetV1's task
+            # losses have large gradients at random weights.
+            assert min(ratios.values()) > 1e-8, ratios
     assert re.search(r"(Epoch|Iter)\(val\)", log), log[-6000:]
 
     if "dagger" in name:
