@@ -53,7 +53,7 @@ class DistillCheckpointHook(CheckpointHook):
         """Takes the teacher out."""
         if not self._restores_teacher(runner):
             return
-        checkpoint["meta"]["teacher_ckpt"] = runner.cfg.model.teacher_ckpt
+        checkpoint["meta"]["teacher_ckpt"] = _teacher_ckpt(runner)
         weights = checkpoint["state_dict"]
         all_tensors, all_bytes = len(weights), _size(weights)
         for state_dict in (weights, checkpoint.get("ema_state_dict", {})):  # the average of weights has a teacher, too
@@ -74,7 +74,7 @@ class DistillCheckpointHook(CheckpointHook):
         if teacher is None or (has_teacher and not self._restores_teacher(runner)):
             return
         keep_teacher(state_dict, teacher)
-        saved, now = checkpoint.get("meta", {}).get("teacher_ckpt"), runner.cfg.model.get("teacher_ckpt")
+        saved, now = checkpoint.get("meta", {}).get("teacher_ckpt"), _teacher_ckpt(runner)
         if saved and now and saved != now:
             runner.logger.warning(f"The checkpoint was trained under the teacher {saved}; this run's is {now}.")
 
@@ -82,7 +82,11 @@ class DistillCheckpointHook(CheckpointHook):
     def _restores_teacher(runner) -> bool:
         """Whether the teacher comes from a file of its own and stays as it is there."""
         frozen = not getattr(_unwrapped(runner.model), "teacher_trainable", True)
-        return frozen and bool(runner.cfg.model.get("teacher_ckpt"))
+        return frozen and bool(_teacher_ckpt(runner))
+
+
+def _teacher_ckpt(runner) -> str | None:
+    return runner.cfg.get("model", {}).get("teacher_ckpt")  # a runner may have been built without a configuration
 
 
 def _unwrapped(model: Any) -> nn.Module:

@@ -72,7 +72,7 @@ class DistillValLoop(SingleTeacherDistillValLoop):
 
     def _evaluate_teacher_once(self) -> dict[str, float]:
         if self.teacher_metrics is None:
-            hub, teacher_ckpt = self.runner.message_hub, self.runner.cfg.model.get("teacher_ckpt")
+            hub, teacher_ckpt = self.runner.message_hub, self.runner.cfg.get("model", {}).get("teacher_ckpt")
             known = hub.runtime_info.get("teacher_metrics")
             if not known or known["teacher_ckpt"] != teacher_ckpt:
                 self.runner.logger.info("Evaluating the teacher, once for this run.")
