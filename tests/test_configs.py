@@ -255,7 +255,7 @@ def test_checkpoints_leave_the_teacher_out(path):
 def test_detection_leaf(name):
     student, teacher, checkpoint, epochs, loss_differences, dagger = DETECTION[name]
     cfg = Config.fromfile(DISTILL / "mmdet" / "cankd" / f"{name}.py")
-    assert cfg.model.type == "FpnTeacherDistill"
+    assert cfg.model.type == "PartialTeacherDistill"
     assert _differences(cfg.model.architecture, DET.format(student)) == (
         FCOS_DIFFERENCES if student == FCOS_R50 else {}
     )
@@ -352,7 +352,7 @@ def test_objects365_leaf():
     stock = DET.format(TEACHERS["retinanet_r101_fpn_1x_objects365v2"])
     cfg = Config.fromfile(DISTILL / "mmdet" / "cankd" / f"{OBJECTS365}.py")
     coco = Config.fromfile(DISTILL / "mmdet" / "cankd" / "cankd_fpn_retinanet_r101_retinanet_r50_2x_coco.py")
-    assert cfg.model.type == "FpnTeacherDistill" and cfg.model.distiller == coco.model.distiller
+    assert cfg.model.type == "PartialTeacherDistill" and cfg.model.distiller == coco.model.distiller
     assert _differences(cfg.model.architecture, stock) == {}
     assert _differences(cfg.model.teacher, stock) == R101_BACKBONE
     assert cfg.custom_hooks == [{"type": "InheritTeacherHook"}]

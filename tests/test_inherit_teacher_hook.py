@@ -83,4 +83,4 @@ def test_the_overlay_is_registered_and_used_by_every_dagger_leaf():
     assert len(leaves) == 6
     for leaf in leaves:
         assert Config.fromfile(leaf).custom_hooks == [dict(type="InheritTeacherHook")]
-    assert MODELS.get("FpnTeacherDistill")
+    assert MODELS.get("PartialTeacherDistill")

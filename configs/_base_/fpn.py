@@ -5,7 +5,7 @@ custom_imports = dict(imports=["cankd"])
 loss = dict(type="NLKDINLoss", in_channels=256, loss_weight=10)
 model = dict(
     _scope_="mmrazor",
-    type="FpnTeacherDistill",
+    type="PartialTeacherDistill",
     architecture=dict(type="StockModel"),
     teacher=dict(type="StockModel"),
     distiller=dict(
