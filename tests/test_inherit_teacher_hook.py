@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
-from mmrazor.registry import MODELS
 
 from cankd.engine import InheritTeacherHook
 from cankd.models import stock_model
