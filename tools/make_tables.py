@@ -1,4 +1,4 @@
-"""Writes the generated tables of README.md and configs/README.md from what was recorded.
+"""Writes the generated tables of README.md, configs/README.md and docs/methods.md from what was recorded.
 
 python tools/make_tables.py [--check]
 
@@ -60,6 +60,23 @@ def paper_table(models: list[dict], link: str) -> str:
     return markdown(header, rows)
 
 
+def methods_table(models: list[dict]) -> str:
+    """The other methods on CanKD's pairs, with CanKD's own leaf of each pair first."""
+    header = ["pair", "method", "metric", "teacher", "student", "reported", "by", "*measured here*"]
+    rows = []
+    for pair in dict.fromkeys(model["row"] for model in models if "method" in model):
+        for model in models:
+            other = "method" in model
+            if model["row"] == pair and (other or "/cankd_" in model["config"]):
+                name = f"[{model.get('method', 'CanKD')}](../configs/{model['config']})"
+                source = model["source"] if other else model["paper"] and f"CanKD, table {model['table']}"
+                rows.append(
+                    [pair, name, model["metric"], *(figure(model[key]) for key in ("teacher", "student", "paper"))]
+                    + [figure(source), figure(model["measured"], "*not run*")]
+                )
+    return markdown(header, rows)
+
+
 def published_table(models: list[dict]) -> str:
     header = ["leaf", "table", "published configuration", "log"]
     rows = [
@@ -82,13 +99,15 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a table is out of date")
     args = parser.parse_args()
     models = yaml.safe_load((ROOT / "configs" / "metafile.yml").read_text(encoding="utf-8"))["models"]
+    cankd = [model for model in models if "method" not in model]
     tables = {
         "README.md": {
             "quickstart output": quickstart_output(),
             "quickstart table": quickstart_table(),
-            "paper table": paper_table(models, "configs/"),
+            "paper table": paper_table(cankd, "configs/"),
         },
-        "configs/README.md": {"published table": published_table(models)},
+        "configs/README.md": {"published table": published_table(cankd)},
+        "docs/methods.md": {"methods table": methods_table(models)},
     }
     stale = []
     for name, parts in tables.items():

@@ -1,0 +1,19 @@
+# FGD on all five FPN levels, with the weights of RetinaNet and GFL (arXiv 2111.11837). The ground truth boxes come
+# from the student's own inputs, recorded as `model`.
+method = dict(
+    distiller=dict(
+        type="PartsDistiller",
+        student_recorders=dict(model=dict(type="ModuleInputs", source="")),
+        distill_losses=dict(
+            _delete_=True, **{f"loss_fpn{level}": dict(type="FGDLoss", in_channels=256) for level in range(5)}
+        ),
+        loss_forward_mappings={
+            f"loss_fpn{level}": dict(
+                s_feature=dict(recorder="fpn", from_student=True, data_idx=level),
+                t_feature=dict(recorder="fpn", from_student=False, data_idx=level),
+                data_samples=dict(recorder="model", from_student=True, data_idx=1),
+            )
+            for level in range(5)
+        },
+    )
+)
