@@ -7,10 +7,11 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 import cankd  # noqa: F401  (makes mmrazor importable for every test)
 
@@ -40,6 +41,13 @@ def enliven(module: torch.nn.Module, seed: int = 0) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_default_scope() -> Iterator[None]:
+    """Runs inside a test's process set a registry scope; the next test must not find it."""
+    yield
+    DefaultScope._instance_dict.clear()
 
 
 def run_command(*command: str, check: bool = True, timeout: int = 900, **env: str) -> subprocess.CompletedProcess:

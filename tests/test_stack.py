@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config
+from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.utils import is_installed
 from mmrazor.registry import MODELS
@@ -57,9 +58,19 @@ def test_stock_configurations_are_found_without_an_installation(monkeypatch):
 
 
 def test_a_missing_package_is_named_instead_of_installed():
-    missing = next(name for name in ("mmcls", "mmpretrain") if not is_installed(name))
-    with pytest.raises(ImportError, match=f"names the package '{missing}', which is not installed"):
-        stock_model(f"{missing}::resnet/resnet18_8xb32_in1k.py")
+    assert not is_installed("mmpose")
+    with pytest.raises(ImportError, match="names the package 'mmpose', which is not installed"):
+        stock_model("mmpose::body/hrnet.py")
+
+
+@pytest.mark.parametrize("name", ["mmcls", "mmpretrain"])
+def test_either_name_of_the_classification_library_means_the_installed_one(name, tmp_path):
+    model = stock_model(f"{name}::resnet/resnet18_8xb32_in1k.py", head={"num_classes": 7})
+    assert type(model).__module__.startswith(f"{stack.CLASSIFICATION}.") and model.head.fc.out_features == 7
+    config = tmp_path / "leaf.py"
+    config.write_text(f"_base_ = ['{name}::_base_/datasets/imagenet_bs32.py']\ntrain_dataloader = dict(batch_size=3)\n")
+    loader = Config.fromfile(config).train_dataloader
+    assert (loader.batch_size, loader._scope_, loader.dataset.type) == (3, stack.CLASSIFICATION, "ImageNet")
 
 
 def test_only_functions_of_the_two_known_families_pass_as_getattr():
