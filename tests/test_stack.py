@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config
-from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.utils import is_installed
 from mmrazor.registry import MODELS
@@ -70,7 +70,7 @@ def test_either_name_of_the_classification_library_means_the_installed_one(name,
     config = tmp_path / "leaf.py"
     config.write_text(f"_base_ = ['{name}::_base_/datasets/imagenet_bs32.py']\ntrain_dataloader = dict(batch_size=3)\n")
     loader = Config.fromfile(config).train_dataloader
-    assert (loader.batch_size, loader._scope_, loader.dataset.type) == (3, stack.CLASSIFICATION, "ImageNet")
+    assert (loader.batch_size, loader.dataset._scope_, loader.dataset.type) == (3, stack.CLASSIFICATION, "ImageNet")
 
 
 def test_only_functions_of_the_two_known_families_pass_as_getattr():
