@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -87,11 +88,15 @@ def test_a_missing_python_is_named_with_its_cure(tmp_path):
     assert done.returncode != 0 and "no usable Python found" in done.stdout and "--python" in done.stdout
 
 
+def _df_that_says(gb, folder):
+    df = folder / "df"
+    df.write_text(f"#!/bin/bash\necho header\necho disk 1 1 {gb * 1048576} 1% /\n")
+    df.chmod(0o755)
+
+
 def test_too_little_disk_space_is_said(tmp_path):
     path = _path_without(tmp_path, "df")
-    df = tmp_path / "bin" / "df"
-    df.write_text("#!/bin/bash\necho header\necho disk 1000000 1 1048576 1% /\n")
-    df.chmod(0o755)
+    _df_that_says(1, tmp_path / "bin")
     base = sys.base_prefix + "/bin/python3"
     stack = "modern" if sys.version_info >= (3, 10) else "paper"
     done = _setup(stack, "--dir", str(tmp_path / "env"), "--python", base, PATH=path, CXX="bash")
@@ -99,11 +104,13 @@ def test_too_little_disk_space_is_said(tmp_path):
 
 
 def test_an_interrupted_or_failed_step_is_resumed(tmp_path):
+    _df_that_says(100, tmp_path)  # nothing large is installed here, so a full disk is no reason to stop
     base = sys.base_prefix + "/bin/python3"
     stack = "modern" if sys.version_info >= (3, 10) else "paper"
     arguments = [stack, "--dir", str(tmp_path / "env"), "--python", base]
     offline = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": "",
-               "PIP_RETRIES": "0", "PIP_CONFIG_FILE": "/dev/null"}  # fmt: skip
+               "PIP_RETRIES": "0", "PIP_CONFIG_FILE": "/dev/null",
+               "PATH": f"{tmp_path}:{os.environ['PATH']}"}  # fmt: skip
     first = _setup(*arguments, **offline)
     assert first.returncode != 0 and "python done" in first.stdout
     assert "a download failed" in first.stdout and "step build-tools failed" in first.stdout

@@ -1,4 +1,4 @@
-"""Writes the generated tables of README.md, configs/README.md and docs/methods.md from what was recorded.
+"""Writes the generated tables of README.md, configs/README.md and docs/*.md from what was recorded.
 
 python tools/make_tables.py [--check]
 
@@ -77,6 +77,12 @@ def methods_table(models: list[dict]) -> str:
     return markdown(header, rows)
 
 
+def benchmark_table(name: str) -> str:
+    """What the benchmark of that name wrote, with the machine and the command above it."""
+    folder = ROOT / "logfile" / "benchmark" / f"{name}_cpu"
+    return f"\n{(folder / f'benchmark_{name}.md').read_text().strip()}\n"
+
+
 def published_table(models: list[dict]) -> str:
     header = ["leaf", "table", "published configuration", "log"]
     rows = [
@@ -100,14 +106,17 @@ def main() -> None:
     args = parser.parse_args()
     models = yaml.safe_load((ROOT / "configs" / "metafile.yml").read_text(encoding="utf-8"))["models"]
     cankd = [model for model in models if "method" not in model]
+    benchmarks = {f"{name} benchmark": benchmark_table(name) for name in ("loss", "step")}
     tables = {
         "README.md": {
             "quickstart output": quickstart_output(),
             "quickstart table": quickstart_table(),
             "paper table": paper_table(cankd, "configs/"),
+            **benchmarks,
         },
         "configs/README.md": {"published table": published_table(cankd)},
         "docs/methods.md": {"methods table": methods_table(models)},
+        "docs/performance.md": benchmarks,
     }
     stale = []
     for name, parts in tables.items():

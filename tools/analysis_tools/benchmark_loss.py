@@ -251,11 +251,12 @@ def draw(rows: list[dict[str, Any]], machine: dict[str, Any], path: Path) -> Non
     )
     for ax, key, label in zip(figure.subplots(1, 2), ("median", "peak_extra_bytes"), ("seconds", "extra memory, MB")):
         scale = 1 if key == "median" else 1e-6
-        for name in dict.fromkeys(r["implementation"] for r in rows):
+        for color, name in enumerate(dict.fromkeys(r["implementation"] for r in rows)):
             found = [r for r in rows if r["implementation"] == name and key in r]
             points = sorted((r["shape"][2] * r["shape"][3], r[key] * scale) for r in found)
             if points:
-                ax.loglog(*zip(*points), marker="o", linestyle=":" if name == "floor" else "-", label=name)
+                style = ":" if name == "floor" else "-"
+                ax.loglog(*zip(*points), marker="o", linestyle=style, color=f"C{color}", label=name)
         ax.set_xlabel("positions of a map, H x W")
         ax.set_ylabel(label)
         ax.grid(alpha=0.3, which="both")
