@@ -310,7 +310,8 @@ def _feature_distiller(loss, names):
 def test_composes_with_feature_losses(loss, names):
     inputs, samples = _batch()
     alone = _crosskd("GFLHead").loss(inputs, samples)
-    together = _crosskd("GFLHead", distiller=_feature_distiller(loss, names)).loss(inputs, samples)
+    both = _crosskd("GFLHead", distiller=_feature_distiller(loss, names))
+    together = both.loss(inputs, samples)
     features = MODELS.build(
         dict(
             type="FpnTeacherDistill",
@@ -324,6 +325,8 @@ def test_composes_with_feature_losses(loss, names):
     assert set(together) == {*alone, "distill.loss_fpn0"}
     assert torch.equal(together["crosskd.loss_cls"], alone["crosskd.loss_cls"])
     assert relative_error(together["distill.loss_fpn0"], expected) < TOLERANCE[torch.float32]
+    for recorders in (both.distiller.teacher_recorders, both.distiller.student_recorders):
+        assert not recorders.get_recorder("fpn").data_buffer
 
 
 def test_weights_and_a_stopped_distillation():

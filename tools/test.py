@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mmengine.config import Config
+
 import cankd  # noqa: F401  (registers everything before the configuration is read)
 from cankd.engine.launch import add_run_arguments, leave_process_group, load_config
 from cankd.engine.predictions import DumpPredictions
@@ -22,6 +24,13 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def evaluate(cfg: Config, out: str | None) -> None:
+    runner = Runner.from_cfg(cfg)
+    if out:
+        runner.test_evaluator.metrics.append(DumpPredictions(out_file_path=out))
+    runner.test()
+
+
 def main() -> None:
     args = parse_args()
     if args.checkpoint != "none" and not Path(args.checkpoint).is_file():
@@ -32,10 +41,7 @@ def main() -> None:
     cfg.load_from = None if args.checkpoint == "none" else args.checkpoint
     if "teacher" in cfg.model:
         cfg.model.teacher_ckpt = None  # the student is evaluated, and its weights are in the checkpoint
-    runner = Runner.from_cfg(cfg)
-    if args.out:
-        runner.test_evaluator.metrics.append(DumpPredictions(out_file_path=args.out))
-    runner.test()
+    evaluate(cfg, args.out)
     leave_process_group()
 
 

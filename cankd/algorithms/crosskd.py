@@ -18,6 +18,7 @@ from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from cankd.algorithms.partial_teacher import release_records
 from cankd.functional import widen
 
 TOWERS = ("cls_convs", "reg_convs")
@@ -329,6 +330,7 @@ class CrossKD(SingleTeacherDistill):
             targets = self.adapter.targets(student, *calls[0])
             losses.update(add_prefix(self._cross_losses(crossed, judged, targets), "crosskd"))
             losses.update(add_prefix(self.distiller.compute_distill_losses(), "distill"))
+        release_records(self.distiller)
         return losses
 
     def train(self, mode: bool = True) -> CrossKD:

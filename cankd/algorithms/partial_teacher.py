@@ -12,6 +12,7 @@ import torch
 from mmcv.cnn.utils.fuse_conv_bn import fuse_conv_bn
 from mmengine.utils import apply_to
 from mmrazor.models.algorithms import SingleTeacherDistill
+from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.models.task_modules.recorder.param_recorder import ParameterRecorder
@@ -20,6 +21,17 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 TEACHER_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def release_records(distiller: ConfigurableDistiller) -> None:
+    """Empties all recorders, so that no feature map outlives its step.
+
+    Args:
+        distiller: whose losses have been computed.
+    """
+    for manager in (distiller.teacher_recorders, distiller.student_recorders):
+        for recorder in manager.recorders.values():
+            recorder.reset_data_buffer()
 
 
 class _AllRecorded(BaseException):
@@ -176,9 +188,7 @@ class PartialTeacherDistill(SingleTeacherDistill):
             losses.update(add_prefix(student_losses, "student"))
         if not self.distillation_stopped:
             losses.update(add_prefix(self.distiller.compute_distill_losses(), "distill"))
-        for manager in (self.distiller.teacher_recorders, self.distiller.student_recorders):
-            for recorder in manager.recorders.values():
-                recorder.reset_data_buffer()
+        release_records(self.distiller)
         return losses
 
     def train(self, mode: bool = True) -> PartialTeacherDistill:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 from pathlib import Path
 from typing import Iterator
@@ -84,7 +85,13 @@ def explained_downloads(cfg: Config) -> Iterator[None]:
 
 
 def leave_process_group() -> None:
-    """Ends a distributed run in step: a process that exits while another still talks to it aborts that one."""
+    """Ends a distributed run in step: a process that exits while another still talks to it aborts that one.
+
+    Whoever calls it holds no runner and no wrapped model any more. gloo's threads end with the last
+    reference to the group, and one that releases a tensor while the interpreter shuts down aborts
+    the process ("terminate called without an active exception").
+    """
     if distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
+        gc.collect()  # a runner and its hooks refer to each other
