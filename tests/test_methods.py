@@ -25,7 +25,6 @@ from tests.test_training import _options, _records
 from tests.train_leaf import overlay
 
 DISTILL = ROOT / "configs" / "distill"
-DOCUMENT = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 RETINANET, FASTER_RCNN = "retinanet_r101_retinanet_r50_2x_coco", "faster-rcnn_r101_faster-rcnn_r50_2x_coco"
 REPPOINTS, GFL = "reppoints_x101_reppoints_r50_2x_coco", "gfl_r101_gfl_r50_1x_coco"
 PSPNET = "pspnet_r101_pspnet_r18_80k_cityscapes"
@@ -87,7 +86,8 @@ PUBLISHED: dict[Any, tuple[str, dict[str, Any], int]] = {
     ("acamkd", PSPNET): ("ACAMKDLoss", {"in_channels": 2048, "distill_weight": 1, "diversity_weight": 1}, 1),
     "cwd": ("ChannelWiseDivergence", {"tau": 1, "loss_weight": 10}, 5),
     ("cwd", PSPNET): ("ChannelWiseDivergence", {"tau": 1, "loss_weight": 5}, 1),
-    "fbkd": ("FBKDLoss", {"mask_l2_weight": 7e-5, "channel_weight": 4e-3, "spatial_weight": 4e-3, "loss_weight": 1}, 4),
+    "fbkd": ("FBKDLoss", {"mask_l2_weight": 7e-5, "channel_weight": 4e-3, "spatial_weight": 4e-3, "loss_weight": 6}, 4),
+    ("fbkd", FASTER_RCNN): ("FBKDLoss", {"nonloacl_weight": 7e-5, "loss_weight": 1}, 4),
     ("fbkd", PSPNET): ("FBKDLoss", {"nonloacl_weight": 7e-5, "loss_weight": 1}, 1),
     "fgd": ("FGDLoss", {"weights": (1e-3, 5e-4, 5e-4, 5e-6), "temperature": 0.5}, 5),
     ("fgd", FASTER_RCNN): ("FGDLoss", {"weights": (5e-5, 2.5e-5, 5e-5, 5e-7), "temperature": 0.5}, 4),
@@ -225,9 +225,9 @@ def test_the_command_trains_validates_and_saves(pair, method, data, tmp_path):
 
 @pytest.mark.slow
 def test_the_example_of_a_method_of_one_s_own_trains(mini_data, tmp_path):
-    lines = 0
+    readme, lines = (ROOT / "README.md").read_text(encoding="utf-8"), 0
     for name in ("my_method.py", "my_config.py"):
-        example = re.search(rf"<!-- {name} -->\n```python\n(.*?)```\n<!-- end of {name} -->", DOCUMENT, re.S)
+        example = re.search(rf"<!-- {name} -->\n```python\n(.*?)```\n<!-- end of {name} -->", readme, re.S)
         assert example
         lines += len([line for line in example.group(1).splitlines() if line.strip()])
         (tmp_path / name).write_text(example.group(1).replace('"configs/', f'"{ROOT}/configs/'))

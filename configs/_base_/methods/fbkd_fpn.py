@@ -1,4 +1,5 @@
-# FBKD (the paper's FKD, ICLR 2021) on FPN levels 0 to 3, as mmrazor configures it.
+# FBKD (the paper's FKD, ICLR 2021) on FPN levels 0 to 3, as mmrazor configures it for a two-stage detector. As
+# published, one-stage detectors have six times its weights.
 method = dict(
     distiller=dict(
         connectors={
@@ -10,7 +11,7 @@ method = dict(
                 [dict(reduction=4, maxpool_stride=8), dict(reduction=4, maxpool_stride=4), {}, {}]
             )
         },
-        distill_losses=dict(_delete_=True, **{f"loss_fpn{level}": dict(type="FBKDLoss") for level in range(4)}),
+        distill_losses=dict(_delete_=True, **{f"loss_fpn{level}": dict(type="FBKDLoss", loss_weight=6) for level in range(4)}),
         loss_forward_mappings=dict(
             _delete_=True,
             **{
