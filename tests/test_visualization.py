@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.structures import BaseDataElement
 from mmrazor.registry import MODELS
 from sklearn.datasets import load_digits
 
@@ -18,10 +20,25 @@ from cankd.checkpoint import load_checkpoint_file
 from cankd.inference import build_model, in_scope, load_distillation, load_model, predict, prepare, read_config
 from cankd.losses import NLKDINLoss
 from cankd.reference import ReferenceCanLoss
+from cankd.stack import CLASSIFICATION
 from cankd.visualization import Boxes, View, draw_label_panel, draw_map_grid
-from cankd.visualization.attention import Attention, attend, attention_row, draw_attention, residual_share
+from cankd.visualization.attention import (
+    Attention,
+    attend,
+    attention_row,
+    draw_attention,
+    fractions,
+    residual_share,
+)
 from cankd.visualization.cam import backbone_stages, class_scores, grad_cam
-from cankd.visualization.features import FeatureRecorder, map_differences, panel_row, predicted_boxes, reduce_channels
+from cankd.visualization.features import (
+    FeatureRecorder,
+    map_differences,
+    network_view,
+    panel_row,
+    predicted_boxes,
+    reduce_channels,
+)
 from cankd.visualization.ground_truth import ground_truth
 from tests.conftest import ROOT, enliven, relative_error
 from tests.in_process import call_tool
@@ -115,8 +132,6 @@ def segmenter(tmp_path_factory) -> tuple[Path, Path, Path]:
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory) -> tuple[Path, Path]:
     """Configuration and checkpoint of a classifier with random weights."""
-    from cankd.stack import CLASSIFICATION
-
     config = tmp_path_factory.mktemp("classifier") / "classifier.py"
     config.write_text(CLASSIFIER.format(pack="PackInputs" if CLASSIFICATION == "mmpretrain" else "PackClsInputs"))
     return config, _random_checkpoint(config)
@@ -177,7 +192,7 @@ def test_the_teacher_comes_from_either_checkpoint(distilled, tmp_path):
     ):
         teacher, _ = load_model(config, file, role="teacher")
         assert all(torch.equal(value, expected[key]) for key, value in teacher.state_dict().items())
-    with pytest.raises(FileNotFoundError, match=r"holds no teacher.*model.teacher_ckpt=FILE"):
+    with pytest.raises(FileNotFoundError, match=r"holds no teacher.*teacher_ckpt=FILE"):
         away = {"model.teacher_ckpt": "https://127.0.0.1/away.pth"}
         load_model(CANKD, tmp_path / "bare.pth", role="teacher", cfg_options=away)
 
@@ -478,6 +493,46 @@ def test_the_share_is_the_part_that_the_block_adds():
     bare = NLKDINLoss(6, residual=False).block.eval()
     enliven(bare)
     assert residual_share(bare, x, y)[0] == 1
+
+
+RESIZE = dict(type="Resize", scale=(160, 120), keep_ratio=True)
+POINTED = {
+    "classifier": (CLASSIFICATION, [dict(type="ResizeEdge", scale=64), dict(type="CenterCrop", crop_size=56)]),
+    "padded": ("mmdet", [RESIZE, dict(type="Pad", size_divisor=32)]),
+    "segmenter": ("mmseg", [dict(RESIZE, keep_ratio=False)]),
+    "untouched": ("mmdet", []),
+}
+
+
+@pytest.mark.parametrize("kind", POINTED)
+@pytest.mark.parametrize("size", [(180, 320), (320, 180)])
+def test_a_point_lands_where_the_model_sees_it(kind, size, tmp_path):
+    scope, steps = POINTED[kind]
+    pack = {"mmdet": "PackDetInputs", "mmseg": "PackSegInputs", "mmpretrain": "PackInputs", "mmcls": "PackClsInputs"}
+    pipeline = [dict(type="LoadImageFromFile"), *steps, dict(type=pack[scope])]
+    cfg = Config(dict(default_scope=scope, model={}, test_dataloader=dict(dataset=dict(pipeline=pipeline))))
+    height, width = size
+    for x, y in ((width / 2, height / 2), (0.37 * width, 0.63 * height)):
+        image = np.zeros((*size, 3), np.uint8)
+        cv2.circle(image, (round(x - 0.5), round(y - 0.5)), 8, (255, 255, 255), -1)
+        cv2.imwrite(str(tmp_path / "image.png"), image)
+        batch = prepare(cfg, tmp_path / "image.png")
+        view = network_view(batch, (batch["inputs"][0].shape[1] + 40, batch["inputs"][0].shape[2] + 8))
+        ((u, v),) = fractions([(x, y)], batch["data_samples"][0], view)
+        rows, columns = np.nonzero(view.image[..., 0] > 127)
+        assert u * view.covered[1] == pytest.approx(columns.mean() + 0.5, abs=0.8)
+        assert v * view.covered[0] == pytest.approx(rows.mean() + 0.5, abs=0.8)
+    (centre,) = fractions(None, batch["data_samples"][0], view)
+    assert centre == fractions([(width / 2, height / 2)], batch["data_samples"][0], view)[0] and max(centre) < 1
+
+
+def test_points_that_the_model_does_not_see_are_refused():
+    sample = BaseDataElement(metainfo=dict(ori_shape=(360, 640), scale_factor=(455 / 640, 256 / 360)))
+    view = View(np.zeros((224, 224, 3), np.uint8), (224, 224))
+    assert fractions(None, sample, view) == [pytest.approx((0.5, 0.5), abs=0.01)]
+    for point in ((640, 180), (-1, 180), (150, 180), (320, 10)):
+        with pytest.raises(ValueError, match="640 x 360 pixels, of which the model sees x from 163.* to 478.* and y"):
+            fractions([point], sample, view)
 
 
 def test_attention_is_drawn_with_its_position(tmp_path):

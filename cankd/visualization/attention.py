@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from mmengine.model import BaseModel
+from mmengine.structures import BaseDataElement
 from mmrazor.models.distillers import ConfigurableDistiller
 from torch import Tensor
 
@@ -95,6 +96,44 @@ def residual_share(block: CanBlock, x: Tensor, y: Tensor) -> tuple[float, Tensor
         return part / (part + rest).clamp(min=torch.finfo(part.dtype).tiny)
 
     return share(added.norm(), own.norm()).item(), share(added.norm(dim=1), own.norm(dim=1))[0]
+
+
+def fractions(
+    points: Sequence[tuple[float, float]] | None, sample: BaseDataElement, view: View
+) -> list[tuple[float, float]]:
+    """Points of an image file as fractions of the network's input, which :func:`attend` takes.
+
+    Args:
+        points: (x, y) in pixels of the file. None for its centre.
+        sample: what the test pipeline says about the image.
+        view: the image as the network saw it. Where it is smaller than the file after resizing,
+            the pipeline has cropped it around its centre, as classifiers' do.
+
+    Returns:
+        (x, y) of each.
+
+    Raises:
+        ValueError: if a point lies outside the file, or where it was cropped off.
+    """
+    sizes = sample.ori_shape[1::-1]
+    scales = sample.get("scale_factor", (1.0, 1.0))
+    shown = view.image.shape[1::-1]
+    offsets = [max(0, round((round(size * scale) - seen) / 2)) for size, scale, seen in zip(sizes, scales, shown)]
+    limits = [
+        (offset / scale, min(size, (offset + seen) / scale))
+        for size, scale, seen, offset in zip(sizes, scales, shown, offsets)
+    ]
+    found = []
+    for x, y in points or [(sizes[0] / 2, sizes[1] / 2)]:
+        if not all(low <= value < high for value, (low, high) in zip((x, y), limits)):
+            (left, right), (top, bottom) = limits
+            raise ValueError(
+                f"--points: got {x:g},{y:g}, expected a point within the image of {sizes[0]} x {sizes[1]} pixels, of "
+                f"which the model sees x from {left:g} to {right:g} and y from {top:g} to {bottom:g}."
+            )
+        x, y = (value * scale - offset for value, scale, offset in zip((x, y), scales, offsets))
+        found.append((x / view.covered[1], y / view.covered[0]))
+    return found
 
 
 @torch.no_grad()

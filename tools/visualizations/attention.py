@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 
 import cankd  # noqa: F401  (registers everything before a configuration is read)
-from cankd.inference import load_distillation, prepare, read_config
+from cankd.inference import load_distillation, prepare, read_config, test_dataset
 from cankd.visualization import arguments
-from cankd.visualization.attention import attend, draw_attention
+from cankd.visualization.attention import attend, draw_attention, fractions
 from cankd.visualization.features import image_names, list_images, nearest_names, network_view
 
 
@@ -38,34 +38,23 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def fractions(points: list[tuple[float, float]] | None, sample, covered) -> list[tuple[float, float]]:
-    """The points as fractions of the network's input; its image's centre if there are none.
-
-    Raises:
-        ValueError: if a point lies outside the file.
-    """
-    height, width = sample.ori_shape[:2]
-    scale_x, scale_y = sample.get("scale_factor", (1.0, 1.0))
-    chosen = points or [(width / 2, height / 2)]
-    for x, y in chosen:
-        if not (0 <= x < width and 0 <= y < height):
-            raise ValueError(
-                f"--points: got {x:g},{y:g}, expected a point within the image of {width} x {height} pixels."
-            )
-    return [(x * scale_x / covered[1], y * scale_y / covered[0]) for x, y in chosen]
-
-
 def main() -> None:
     args = parse_args()
     images = list_images(args.img)
     cfg = read_config(args.config, args.cfg_options)
     arguments.check_repo(args.repo, cfg)
+    if "EfficientNetCenterCrop" in str(test_dataset(cfg).get("pipeline")):
+        raise ValueError(
+            "the test pipeline's EfficientNetCenterCrop does not say where a point of the file goes. Replace it with "
+            "ResizeEdge and CenterCrop."
+        )
     student, teacher, distiller, cfg = load_distillation(cfg, args.checkpoint, args.device)
     for number, (image, name) in enumerate(zip(images, image_names(images)), start=1):
         batch = prepare(cfg, image)
         data = student.data_preprocessor(batch, False)
         view = network_view(batch, data["inputs"].shape[-2:])
-        found = attend(student, teacher, distiller, data, fractions(args.points, data["data_samples"][0], view.covered))
+        points = fractions(args.points, data["data_samples"][0], view)
+        found = attend(student, teacher, distiller, data, points)
         for loss in args.losses or []:
             if loss not in found:
                 raise ValueError(f"--losses: got {loss}, expected names like {nearest_names(loss, list(found))}.")
