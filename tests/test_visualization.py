@@ -33,6 +33,7 @@ from cankd.visualization.attention import (
 from cankd.visualization.cam import backbone_stages, class_scores, grad_cam
 from cankd.visualization.features import (
     FeatureRecorder,
+    image_names,
     map_differences,
     network_view,
     panel_row,
@@ -284,6 +285,22 @@ def test_a_folder_gives_a_panel_for_each_image(distilled, mini_data, tmp_path):
     written = sorted((tmp_path / "panels").iterdir())
     assert [path.stem for path in written] == [path.stem for path in sorted((mini_data / "val").iterdir())]
     assert "[8/8]" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["d/a.jpg", "d/b.jpg"], ["a", "b"]),
+        (["x/a.jpg", "y/a.jpg", "y/b.jpg"], ["x_a", "y_a", "b"]),
+        (["d/a.jpg", "d/a.png"], ["d_a", "d_a_2"]),
+        (["x/s/a.jpg", "y/s/a.jpg"], ["s_a", "s_a_2"]),
+        (["d/a.jpg"] * 3, ["d_a", "d_a_2", "d_a_3"]),
+        (["d/a.jpg", "d/a.png", "e/d_a_2.jpg"], ["d_a", "d_a_2", "d_a_2_2"]),
+    ],
+    ids=" ".join,
+)
+def test_every_image_has_a_name_of_its_own(files, expected):
+    assert image_names([Path(file) for file in files]) == expected
 
 
 @pytest.mark.slow

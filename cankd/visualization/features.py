@@ -64,9 +64,17 @@ def list_images(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def image_names(files: Sequence[Path]) -> list[str]:
-    """A different name for each image file: its stem, or with its folder's where stems repeat."""
+    """A different name for each image file: its stem, with its folder's and then a number where names repeat."""
     stems = [file.stem for file in files]
-    return [file.stem if stems.count(file.stem) == 1 else f"{file.parent.name}_{file.stem}" for file in files]
+    names: dict[str, None] = {}
+    for file in files:
+        first = name = file.stem if stems.count(file.stem) == 1 else f"{file.absolute().parent.name}_{file.stem}"
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{first}_{number}"
+        names[name] = None
+    return list(names)
 
 
 def read_vis_config(path: str | Path, keys: Sequence[str]) -> Config:
