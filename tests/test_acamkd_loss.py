@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import pytest
 import torch
@@ -11,7 +10,8 @@ import torch
 from cankd import functional
 from cankd.losses import ACAMKDLoss
 from cankd.losses.acamkd_loss import overlap_ratio, pairwise_dice
-from tests.conftest import enliven, relative_error, run_command
+from tests.conftest import enliven, relative_error
+from tests.test_loss_cost import P3, memory_in_own_process
 
 VARIANTS = [
     {},
@@ -256,24 +256,10 @@ def test_the_matrix_of_all_pairs_never_exists(monkeypatch):
     assert max(kept) <= 2 * student.numel()
 
 
-MEASURE = """
-import resource, torch
-from cankd.losses import ACAMKDLoss
-torch.manual_seed(0)
-loss = ACAMKDLoss(256)
-# Warmed up on a small map, so that libraries and thread pools are there.
-sum(loss(torch.randn(2, 256, 8, 8, requires_grad=True), torch.randn(2, 256, 8, 8)).values()).backward()
-student, teacher = torch.randn(2, 256, 100, 168, requires_grad=True), torch.randn(2, 256, 100, 168)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-sum(loss(student, teacher).values()).backward()
-print("MB:", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
-"""
-
-
 @pytest.mark.slow
 def test_p3_of_a_full_image_stays_under_a_gigabyte():
-    done = run_command(sys.executable, "-c", MEASURE, OMP_NUM_THREADS="2")
-    assert int(done.stdout.split("MB:")[1]) < 1000
+    # One matrix of all pairs of positions would be 2.3 GB.
+    assert memory_in_own_process("P3", P3, ACAMKDLoss) < 1e9
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
+from typing import Any, Sequence
+
 import pytest
 import torch
 import torch._dynamo
 from mmengine.utils import digit_version
 
 from cankd.analysis.benchmark import in_own_process, peak_extra_bytes
+from cankd.functional import _BOUNDED_ATTENTION
 from cankd.losses import NLKDINLoss
 from cankd.losses.nlkd_in_loss import AFFINITIES
 from tests.conftest import enliven, relative_error
@@ -46,19 +51,43 @@ def test_second_derivatives(affinity):
         assert "gaussian" in affinity and "is not implemented" in str(error)
 
 
-def _memory_of_p2(label: str) -> int:
-    """Of one pass over P2 of two images of 800 x 1333."""
+def extra_memory(label: str, shape: Sequence[int], kind: type, **arguments: Any) -> int:
+    """Bytes that one pass of a loss over two maps of a shape needs beside them, for :func:`in_own_process`."""
     torch.set_num_threads(1)
-    loss = NLKDINLoss(256)
-    shape = (2, 256, 200, 336)
-    x, y = torch.randn(shape, requires_grad=True), torch.randn(shape)
-    loss(x[:1, :, :8, :8], y[:1, :, :8, :8]).backward()
+    loss = kind(shape[1], **arguments)
+    x, y = torch.randn(*shape, requires_grad=True), torch.randn(*shape)
+
+    def step(x: torch.Tensor, y: torch.Tensor) -> None:
+        value = loss(x, y)
+        parts = list(value.values()) if isinstance(value, dict) else [value]
+        torch.stack(parts).sum().backward()
+
+    step(x[:1, :, :8, :8], y[:1, :, :8, :8])  # loads the code
     x.grad = None
-    return peak_extra_bytes(lambda: loss(x, y).backward(), "cpu")
+    return peak_extra_bytes(lambda: step(x, y), "cpu")
+
+
+def memory_in_own_process(label: str, shape: Sequence[int], kind: type, **arguments: Any) -> int:
+    """Like :func:`extra_memory`, in a process of its own, and surely more than the student's gradient."""
+    extra = in_own_process(partial(extra_memory, shape=shape, kind=kind, **arguments), label)
+    assert extra > 4 * math.prod(shape), f"{label}: {extra} bytes are too few to be a measurement"
+    return extra
+
+
+# Two images of 800 x 1333.
+P2, P3 = (2, 256, 200, 336), (2, 256, 100, 168)
 
 
 @pytest.mark.slow
 def test_p2_needs_less_than_two_gigabytes():
     # One matrix of all pairs of positions would be 9 GB.
-    extra = in_own_process(_memory_of_p2, "P2")
-    assert 4 * 2 * 256 * 200 * 336 < extra < 2e9
+    assert memory_in_own_process("P2", P2, NLKDINLoss) < 2e9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("affinity", ["gaussian", "embedded_gaussian"])
+def test_a_softmax_over_p3_needs_less_than_its_matrix(affinity):
+    # The matrix would be 564 MB, and there would be several of them. Without torch's bounded attention a block of
+    # scores and its gradient, 38 MB each, come on top.
+    limit = 300e6 if _BOUNDED_ATTENTION else 350e6
+    assert memory_in_own_process(affinity, P3, NLKDINLoss, affinity=affinity) < limit
