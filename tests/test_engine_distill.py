@@ -85,7 +85,8 @@ def test_the_teacher_is_evaluated_once_and_logged_at_every_validation(run, mini_
     (score,) = tmp_path.glob("*/*.json")
     for name, value in json.loads(score.read_text()).items():
         if name.startswith("coco/"):
-            assert first[f"teacher.{name}"] == second[f"teacher.{name}"] == pytest.approx(value, abs=0.02)
+            # The loop's teacher has its batch norms folded in: at most another last digit of mmdet's three.
+            assert first[f"teacher.{name}"] == second[f"teacher.{name}"] == pytest.approx(value, abs=1.1e-3)
     assert first["teacher.coco/bbox_mAP"] > 0.3 > first["coco/bbox_mAP"]
 
 
