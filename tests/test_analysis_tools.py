@@ -7,6 +7,7 @@ import importlib.util
 import json
 import pickle
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -19,11 +20,13 @@ import mmdet
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmrazor.registry import MODELS
 
 from cankd.analysis.complexity import MultiplyAdds
 from cankd.analysis.confusion import detection_confusion
 from cankd.analysis.curves import read_curves
+from cankd.analysis.files import sha256
 from cankd.analysis.robustness import GROUPS, SeededCorruption, insert_corruption, seeded, summarise
 from cankd.inference import load_model, predict, read_config
 from cankd.losses import NLKDINLoss
@@ -370,6 +373,40 @@ def test_fresh_generators_are_seeded_inside_only():
         assert np.random.default_rng(7).random() == np.random.default_rng(7).random() != inside[0]
 
 
+def test_corrupted_images_of_equal_names_stay_apart(tmp_path):
+    images = tmp_path / "images"
+    files = [images / name for name in ("cat/001.jpg", "dog/001.jpg", "a.jpg", "a.png", "a.jpg.png")]
+    files.append(tmp_path / "elsewhere/a.jpg")
+    usual = dict(corruption="contrast", severity=1, folder=str(tmp_path / "kept"), images=str(images))
+    corrupted = {}
+    for number, file in enumerate(files):
+        results = {"img_path": str(file), "img": np.full((32, 32, 3), 40 * number, np.uint8)}
+        corrupted[file] = SeededCorruption(**usual).transform(results)["img"]
+    for file, expected in corrupted.items():
+        assert np.array_equal(SeededCorruption(load=True, **usual)({"img_path": str(file)})["img"], expected)
+    kept = tmp_path / "kept/contrast/1"
+    assert (kept / "cat/001.jpg.png").is_file() and len(list(kept.rglob("*.png"))) == len(files)
+    cv2.imwrite(str(kept / "mine.jpg"), np.zeros((32, 32, 3), np.uint8))  # not written by this package
+    assert not SeededCorruption(load=True, **usual)({"img_path": str(images / "mine.jpg")})["img"].any()
+    with pytest.raises(FileNotFoundError, match="expected .*contrast/1/b.jpg.png, or that name without .png"):
+        SeededCorruption(load=True, **usual)({"img_path": str(images / "b.jpg")})
+
+
+def test_kept_images_are_named_from_the_data_sets_folder():
+    def folders(**dataset) -> list[str]:
+        parts = dataset.get("datasets", [dataset])
+        for part in parts:
+            part["pipeline"] = [{"type": "LoadImageFromFile"}]
+        insert_corruption(dataset, {"type": "SeededCorruption"})
+        return [part["pipeline"][1]["images"] for part in parts]
+
+    assert folders(data_root="data/coco/", data_prefix=dict(img="val2017/")) == ["data/coco/val2017/"]
+    assert folders(data_root="data/city", data_prefix=dict(img_path="val", seg_map_path="gt")) == ["data/city/val"]
+    assert folders(data_root="data/imagenet", data_prefix="val") == ["data/imagenet/val"]
+    assert folders(data_root="data/imagenet", data_prefix="") == ["data/imagenet/"]
+    assert folders(datasets=[dict(data_root="a"), dict(data_root="b")]) == ["/", "/"]  # equal names below them
+
+
 def test_the_corruption_goes_behind_the_loading_step_of_every_data_set():
     dataset = {"datasets": [{"dataset": {"pipeline": [{"type": "mmdet.LoadImageFromFile"}, {"type": "Resize"}]}}]}
     insert_corruption(dataset, {"type": "SeededCorruption"})
@@ -512,6 +549,9 @@ def test_checkpoints_of_either_kind_and_kept_images_give_the_same_numbers(distil
         done = call_tool("analysis_tools/test_robustness.py", *arguments, *tail)
         assert "mPC" in done.stdout and "rPC" not in done.stdout
         found[name] = json.loads((tmp_path / f"{name}.json").read_text())["models"]["model"]
+    again = [*runs["student"][:3], tmp_path / "show", "--load-dataset", "corrupted", "--names", "model"]
+    message = refused("test_robustness", *again, *ROBUSTNESS, "--out", tmp_path / "student.pkl", *options(mini_data))
+    assert f"holds results of {{'seed': 0, 'load_dataset': 'corrupted', 'corrupted_dir': '{images}'}}" in message
     for folder in ("images/impulse_noise/2", "show/model/impulse_noise_2"):
         assert len(list((tmp_path / folder).glob("*.png"))) == 8
     for part in ("clean", "corrupted"):
@@ -546,6 +586,24 @@ def test_robustness_refuses_bad_input(distilled, mini_data, tmp_path):
     assert out.with_suffix(".json").read_text() == before
     done = call_tool("analysis_tools/test_robustness.py", *usual, "--corruptions", "rain", check=False)
     assert done.returncode == 2 and "rain" in done.stdout
+
+
+def test_results_are_of_the_teachers_own_file_where_the_checkpoint_leaves_it_out(tmp_path):
+    fingerprint = runpy.run_path(str(ROOT / "tools/analysis_tools/test_robustness.py"), run_name="tool")["fingerprint"]
+    run, teacher = tmp_path / "run.pth", tmp_path / "teacher.pth"
+    cfg = Config(dict(model=dict(architecture={}, teacher={}, teacher_ckpt=str(teacher))))
+
+    def digests() -> list[str]:
+        return [fingerprint(cfg, str(run), role)["checkpoint_sha256"] for role in ("student", "teacher")]
+
+    weights = {"architecture.a": torch.zeros(1), "distiller.b": torch.zeros(1)}
+    torch.save({"state_dict": weights}, run)
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, teacher)
+    assert digests() == [sha256(run), sha256(teacher)]
+    torch.save({"state_dict": {"a": torch.ones(1)}}, teacher)
+    assert digests() == [sha256(run), sha256(teacher)]
+    torch.save({"state_dict": {**weights, "teacher.a": torch.zeros(1)}}, run)
+    assert digests() == [sha256(run)] * 2
 
 
 # Complexity

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
@@ -74,9 +75,11 @@ class SeededCorruption(BaseTransform):
         corruption: one of imagecorruptions' 19 names.
         severity: 1 to 5.
         seed: with the image's id (or file name), corruption and severity it decides the noise.
-        folder: of corrupted images, ``<folder>/<corruption>/<severity>/<file name>``; a file may
-            be a PNG instead. Defaults to none.
+        folder: of corrupted images, ``<folder>/<corruption>/<severity>/<path below images>``,
+            each with ``.png`` behind its name; one that is to be read may lack that. Defaults to none.
         load: whether images are read from there instead of being corrupted, or written to it.
+        images: the folder of the images. Of one that is not in it the whole path counts. Defaults
+            to the root of all files.
 
     Raises:
         ValueError: for an image that cannot be corrupted.
@@ -84,19 +87,26 @@ class SeededCorruption(BaseTransform):
     """
 
     def __init__(
-        self, corruption: str, severity: int, seed: int = 0, folder: str | None = None, load: bool = False
+        self,
+        corruption: str,
+        severity: int,
+        seed: int = 0,
+        folder: str | None = None,
+        load: bool = False,
+        images: str = os.sep,
     ) -> None:
         self.corruption = corruption
         self.severity = severity
         self.seed = seed
         self.folder = Path(folder, corruption, str(severity)) if folder else None
         self.load = load
+        self.images = Path(os.path.abspath(images))
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Replaces ``results['img']``, (H, W, 3) uint8."""
         path = Path(results["img_path"])
         if self.load and self.folder:
-            results["img"] = self._load(self.folder / path.name)
+            results["img"] = self._load(self._kept(self.folder, path))
             return results
         image = results["img"]
         if image.dtype != np.uint8 or min(image.shape[:2]) < 32:
@@ -110,15 +120,30 @@ class SeededCorruption(BaseTransform):
         with seeded(*key), contextlib.redirect_stdout(io.StringIO()):  # some corruptions print
             results["img"] = corrupt(image, corruption_name=self.corruption, severity=self.severity)
         if self.folder:
-            with whole((self.folder / path.name).with_suffix(".png")) as part:
+            with whole(self._kept(self.folder, path)) as part:
                 part.write_bytes(cv2.imencode(".png", results["img"])[1].tobytes())
         return results
 
-    def _load(self, path: Path) -> np.ndarray:
-        for candidate in (path, path.with_suffix(".png")):
+    def _kept(self, folder: Path, image: Path) -> Path:
+        """Where an image's corrupted version lies: no two images have one place."""
+        image = Path(os.path.abspath(image))
+        below = image.relative_to(self.images if self.images in image.parents else image.anchor)
+        return folder / below.with_name(f"{below.name}.png")
+
+    @staticmethod
+    def _load(path: Path) -> np.ndarray:
+        for candidate in (path, path.with_suffix("")):
             if candidate.exists():
                 return mmcv.imread(str(candidate))
-        raise FileNotFoundError(f"corrupted image: expected {path} or a .png of that name. Check --corrupted-dir.")
+        raise FileNotFoundError(f"corrupted image: expected {path}, or that name without .png. Check --corrupted-dir.")
+
+
+def image_folder(dataset: Mapping[str, Any]) -> str:
+    """The folder of a data set's images, as far as its configuration names it."""
+    prefix = dataset.get("data_prefix") or ""
+    if isinstance(prefix, Mapping):
+        prefix = prefix.get("img", prefix.get("img_path", ""))
+    return os.path.join(dataset.get("data_root") or "", prefix)
 
 
 def insert_corruption(dataset: dict[str, Any], corruption: dict[str, Any]) -> None:
@@ -126,12 +151,16 @@ def insert_corruption(dataset: dict[str, Any], corruption: dict[str, Any]) -> No
 
     Args:
         dataset: the configuration, wrappers of data sets included; changed in place.
-        corruption: configuration of the transform.
+        corruption: configuration of :class:`SeededCorruption`, without ``images``: that is the
+            data set's folder. Several data sets may have equal names below theirs, so there it is
+            left at the root of all files.
 
     Raises:
         ValueError: if no step loads an image.
     """
     inner = [dataset["dataset"]] if "dataset" in dataset else dataset.get("datasets", [])
+    if len(inner) > 1:
+        corruption = {"images": os.sep, **corruption}
     for part in inner:
         insert_corruption(part, corruption)
     if inner:
@@ -142,7 +171,7 @@ def insert_corruption(dataset: dict[str, Any], corruption: dict[str, Any]) -> No
         raise ValueError(
             "config: no step LoadImageFromFile in test_dataloader's pipeline; the corruption belongs behind it."
         )
-    pipeline.insert(places[0] + 1, corruption)
+    pipeline.insert(places[0] + 1, {"images": image_folder(dataset), **corruption})
 
 
 def find_metric(found: Sequence[Mapping[str, float]], wanted: str | None = None) -> str:

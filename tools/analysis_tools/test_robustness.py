@@ -32,9 +32,10 @@ from mmengine.dist import is_main_process
 import cankd
 from cankd.analysis.files import one_line_errors, sha256, whole, write_text
 from cankd.analysis.robustness import GROUPS, find_metric, insert_corruption, select_corruptions, summarise
+from cankd.checkpoint import is_distillation_state_dict, load_checkpoint_file
 from cankd.engine.launch import add_run_arguments, leave_process_group, load_config
 from cankd.engine.runner import Runner
-from cankd.inference import load_model
+from cankd.inference import _has_teacher, _teacher_file, load_model
 from cankd.visualization.matrices import Matrix, draw_matrices
 
 
@@ -70,7 +71,9 @@ def parse_args() -> argparse.Namespace:
         help="corrupt the images while loading them, or read corrupted ones from --corrupted-dir",
     )
     parser.add_argument(
-        "--corrupted-dir", help="DIR/<corruption>/<severity>/<file name>; with original images, written there as PNG"
+        "--corrupted-dir",
+        help="DIR/<corruption>/<severity>/<path below the data set's image folder>; with original images, written "
+        "there with .png behind their names",
     )
     parser.add_argument("--summaries", nargs="?", const=True, default=False, help="print all metrics of every pair")
     parser.add_argument("--final-prints", nargs="+", choices=["P", "mPC", "rPC"], default=["P", "mPC", "rPC"])
@@ -90,11 +93,21 @@ def save(state: dict[str, Any], out: Path) -> None:
     write_text(out.with_suffix(".json"), json.dumps(state, indent=1) + "\n")
 
 
-def fingerprint(cfg: Config, checkpoint: str) -> dict[str, str]:
-    """What tells whether results of a file are of this checkpoint, model and data."""
+def weights_file(cfg: Config, checkpoint: str, role: str) -> str | Path:
+    """Where a model's weights are from: the teacher's own file if a distillation's checkpoint leaves it out."""
+    content = load_checkpoint_file(checkpoint)
+    distilled = is_distillation_state_dict(content["state_dict"])
+    if role == "teacher" and distilled and not _has_teacher(content):
+        return _teacher_file(cfg, content, checkpoint)
+    return checkpoint
+
+
+def fingerprint(cfg: Config, checkpoint: str, role: str) -> dict[str, str]:
+    """What tells whether results of a file are of these weights, this model and data."""
     parts = {key: cfg.get(key) for key in ("model", "test_dataloader", "test_evaluator")}
     text = json.dumps(parts, sort_keys=True, default=str)
-    return {"checkpoint_sha256": sha256(checkpoint), "config_sha256": hashlib.sha256(text.encode()).hexdigest()}
+    file = weights_file(cfg, checkpoint, role)
+    return {"checkpoint_sha256": sha256(file), "config_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def read_state(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +141,7 @@ class Model:
         if "test_dataloader" not in self.cfg:
             raise ValueError(f"config: {config} has no test_dataloader. Give the configuration of a training.")
         self.model, _ = load_model(self.cfg, checkpoint, role=role)
-        self.fingerprint = fingerprint(self.cfg, checkpoint)
+        self.fingerprint = fingerprint(self.cfg, checkpoint, role)
         self.args = args
         self.runner: Runner | None = None
 
@@ -295,7 +308,10 @@ def main() -> None:
     pairs: list[tuple] = [(None, 0)] if 0 in severities or not corruptions else []
     pairs += [(corruption, severity) for corruption in corruptions for severity in severities if severity]
     with one_line_errors():
-        state = read_state(args.out.with_suffix(".json"), {"seed": args.seed, "load_dataset": args.load_dataset})
+        settings = {"seed": args.seed, "load_dataset": args.load_dataset}
+        if args.load_dataset == "corrupted":
+            settings["corrupted_dir"] = str(Path(args.corrupted_dir).resolve())
+        state = read_state(args.out.with_suffix(".json"), settings)
         models = {}
         for name, (config, checkpoint, role) in zip(names, given):
             model = models[name] = Model(config, checkpoint, role, args)
