@@ -19,6 +19,8 @@ from tests.in_process import call_tool
 
 TOOLS = ROOT / "tools/analysis_tools"
 CANKD = ROOT / "configs/demo/quickstart_cankd.py"
+CROSSKD = ROOT / "configs/distill/mmdet/crosskd"
+NO_RECORDERS = ["--cfg-options", "model.distiller.teacher_recorders=None"]
 TEACHER = ROOT / "configs/demo/quickstart_teacher.pth"
 
 
@@ -117,6 +119,9 @@ def test_steps_that_are_not_the_same_are_not_printed():
         ("benchmark_loss.py", ["--levels", "2x256x100"], "expected one of P2"),
         ("benchmark_step.py", ["absent.py"], "expected an existing file"),
         ("benchmark_step.py", [ROOT / "configs/demo/quickstart_student.py"], "expected a distillation configuration"),
+        ("benchmark_step.py", [CROSSKD / "crosskd_head_gfl_r101_gfl_r50_1x_coco.py"], "got a model of type CrossKD"),
+        ("benchmark_step.py", [CROSSKD / "crosskd-cankd_head_gfl_r101_gfl_r50_1x_coco.py"], "model of type CrossKD"),
+        ("benchmark_step.py", [CANKD, *NO_RECORDERS], "got a distiller without teacher_recorders"),
         ("benchmark_step.py", [CANKD, "--device", "cpu", "--amp"], "--amp: got --device cpu"),
     ],
     ids=str,

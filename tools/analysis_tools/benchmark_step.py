@@ -36,6 +36,7 @@ from torch import Tensor, nn
 import cankd  # noqa: F401  (registers everything)
 from cankd.analysis.benchmark import environment, headline, in_own_process, markdown_table, measure
 from cankd.analysis.files import one_line_errors, write_text
+from cankd.inference import read_config
 from cankd.reference import ReferenceCanLoss
 
 FUSED = {"teacher_fuse_conv_bn": True}
@@ -53,6 +54,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], bool]] = {
     "bfloat16+fused+channels_last": ({**NARROW, **FUSED, **LAST}, True),
 }
 STEPS = ["plain", "teacher", "published", *OPTIONS]
+# Algorithms that `published` and `ours` can stand for.
+ALGORITHMS = ("PartialTeacherDistill", "SingleTeacherDistill", "FpnTeacherDistill")
 EXACT = 1e-3  # relative, of a loss: float32's rounding after two deep networks
 
 
@@ -62,6 +65,22 @@ class PublishedCanLoss(ReferenceCanLoss):
 
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:  # noqa: D102
         return super().forward(s_feature, t_feature)
+
+
+def check_config(cfg: Config) -> None:
+    """Checks that the steps can be made of a configuration.
+
+    Raises:
+        ValueError: if its model is no distillation, is of another algorithm or records nothing of the teacher.
+    """
+    if "distiller" not in cfg.model:
+        raise ValueError(f"{cfg.filename}: got a model without a distiller, expected a distillation configuration.")
+    if str(cfg.model.type).split(".")[-1] not in ALGORITHMS:
+        raise ValueError(
+            f"{cfg.filename}: got a model of type {cfg.model.type}, expected one of {', '.join(ALGORITHMS)}."
+        )
+    if not cfg.model.distiller.get("teacher_recorders"):
+        raise ValueError(f"{cfg.filename}: got a distiller without teacher_recorders, expected at least one.")
 
 
 def build(cfg: Config, step: str, device: str) -> nn.Module:
@@ -240,7 +259,7 @@ def table(rows: list[dict[str, Any]], batch: int) -> str:
 def parse_args() -> argparse.Namespace:
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a distillation configuration")
+    parser.add_argument("config", help=f"a distillation configuration, of {', '.join(ALGORITHMS)}")
     parser.add_argument("--shape", nargs=2, type=int, help="of the images; 800 1344 on a GPU, 400 672 on a CPU")
     parser.add_argument("--batch", type=int, default=2 if gpu else 1, help="images in a step")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if gpu else "cpu")
@@ -257,10 +276,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    if not Path(args.config).is_file():
-        sys.exit(f"config: got {args.config}, expected an existing file. Check the path.")
-    if "distiller" not in Config.fromfile(args.config).model:
-        sys.exit(f"{args.config}: got a model without a distiller, expected a distillation configuration.")
+    with one_line_errors():
+        check_config(read_config(args.config, args.cfg_options))
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("--device: got cuda on a machine without a GPU. Use --device cpu.")
     if args.amp and args.device == "cpu":
