@@ -34,6 +34,10 @@ ONE_OF_EACH_KIND = [
     "cankd_backbone_resnet50_mobilenet-v1_8xb32_in1k",
 ]
 TRAINED = list(LEAVES) if CLASSIFICATION == "mmpretrain" else ONE_OF_EACH_KIND
+# The least gradient of a block's weight beside the student's; a block that is dead or constant leaves 1e-14 or nothing.
+ALIVE = 1e-6
+# At random weights the task losses of these have far larger gradients than the others'; 7e-8 and 1e-6 were seen.
+FAINT = {"grounding-dino": 1e-8, "mobilenet-v1": 1e-8}
 IMAGES = {"coco": 6, "objects365": 6, "cityscapes": 6, "imagenet": 96}  # three iterations, or as many as needed
 
 
@@ -95,9 +99,8 @@ def test_leaf_trains(name, layouts, teachers, tmp_path):
             maps = [key for key in last if key.startswith(f"distiller.distill_losses.{loss}.") and ".bn." not in key]
             assert len(maps) >= 2 if losses[loss].get("affinity") == "gaussian" else len(maps) >= 4
             ratios = {key: last[key] / last["architecture"] for key in maps if key.endswith("weight")}
-            # A block that is dead or constant leaves 1e-14 or nothing. GroundingDINO's and MobileNetV1's task
-            # losses have large gradients at random weights.
-            assert min(ratios.values()) > 1e-8, ratios
+            alive = min([limit for part, limit in FAINT.items() if part in name], default=ALIVE)
+            assert min(ratios.values()) > alive, ratios
     assert re.search(r"(Epoch|Iter)\(val\)", log), log[-6000:]
 
     if "dagger" in name:
