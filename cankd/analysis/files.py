@@ -12,15 +12,21 @@ from typing import Iterator
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends a tool with one line instead of a traceback where input or output is at fault.
+    """Ends a tool with one line instead of a traceback where input, output or a missing package is at fault.
 
     Raises:
-        SystemExit: in place of an ``OSError`` or a ``ValueError``, with its message.
+        SystemExit: in place of an ``OSError``, ``ValueError``, ``ImportError`` or ``KeyError``, with
+            its message. A ``KeyError`` that has only a key to say is no message and stays one.
     """
     try:
         yield
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        if "Original Traceback" in message:  # of a data loader's worker, the error itself in the last line
+            message = message.strip().splitlines()[-1].split(": ", 1)[-1]
+        if isinstance(error, KeyError) and " " not in message:
+            raise
+        sys.exit(" ".join(line.strip() for line in message.splitlines()))
 
 
 @contextlib.contextmanager
@@ -40,6 +46,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        part.touch()  # so that a folder that cannot be written to is an OSError, whatever writes
         yield part
         os.replace(part, path)
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 import warnings
 from pathlib import Path
 from typing import Any, Iterator, NamedTuple, Sequence
@@ -148,11 +147,8 @@ def picture_path(out: Path, pictures: int, *names: str) -> Path:
 
 @contextlib.contextmanager
 def tool_errors() -> Iterator[None]:
-    """Ends a tool with one line where the input is to blame, and keeps the libraries quiet."""
+    """:func:`~cankd.analysis.files.one_line_errors` around a tool whose libraries are to be quiet."""
     warnings.filterwarnings("ignore", category=UserWarning)
     MMLogger.get_current_instance().setLevel("WARNING")
-    try:
-        with one_line_errors():
-            yield
-    except (KeyError, ImportError) as error:
-        sys.exit(str(error.args[0]))
+    with one_line_errors():
+        yield

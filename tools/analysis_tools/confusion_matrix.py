@@ -21,7 +21,7 @@ from mmengine.registry import DATASETS
 import cankd  # noqa: F401  (registers everything before the configuration is read)
 from cankd.analysis.confusion import BACKGROUND, confusion_matrix, load_predictions, row_percentages
 from cankd.analysis.files import one_line_errors, write_text
-from cankd.inference import in_scope, read_config
+from cankd.inference import in_scope, read_config, test_dataset
 from cankd.stack import without_chatter
 from cankd.visualization.matrices import Matrix, draw_matrices
 
@@ -59,6 +59,8 @@ def main() -> None:
     with one_line_errors():
         predictions = [load_predictions(file) for file in files]
         cfg = read_config(args.config, args.cfg_options)
+        if not test_dataset(cfg):
+            raise ValueError(f"config: {args.config} has no test_dataloader.dataset, whose annotations are compared.")
         with in_scope(cfg), without_chatter():
             dataset = DATASETS.build(cfg.test_dataloader.dataset)
         matrices = [

@@ -9,9 +9,9 @@ configuration, without this package.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from cankd.analysis.files import one_line_errors
 from cankd.checkpoint import load_checkpoint_file, save_whole, student_state_dict
 
 
@@ -21,14 +21,12 @@ def main() -> None:
     parser.add_argument("--out-path", type=Path, help="folder to write to; the checkpoint's own by default")
     parser.add_argument("--inplace", action="store_true", help="replace the checkpoint instead")
     args = parser.parse_args()
-    try:
-        checkpoint = load_checkpoint_file(args.checkpoint)
-        state_dict = student_state_dict(checkpoint["state_dict"])
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
     folder = args.out_path or args.checkpoint.parent
     target = args.checkpoint if args.inplace else folder / f"{args.checkpoint.stem}_student.pth"
-    save_whole({"meta": checkpoint.get("meta", {}), "state_dict": state_dict}, target)
+    with one_line_errors():
+        checkpoint = load_checkpoint_file(args.checkpoint)
+        state_dict = student_state_dict(checkpoint["state_dict"])
+        save_whole({"meta": checkpoint.get("meta", {}), "state_dict": state_dict}, target)
     print(f"Wrote {len(state_dict)} of {len(checkpoint['state_dict'])} tensors to {target}")
 
 

@@ -6,9 +6,9 @@ python tools/model_converters/shrink_ckpt.py CHECKPOINT OUT
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from cankd.analysis.files import one_line_errors
 from cankd.checkpoint import load_checkpoint_file, save_whole
 
 
@@ -17,12 +17,10 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
-    try:
+    with one_line_errors():
         state_dict = load_checkpoint_file(args.checkpoint)["state_dict"]
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
-    halves = {name: value.half() if value.is_floating_point() else value for name, value in state_dict.items()}
-    save_whole({"meta": {}, "state_dict": halves}, args.out)
+        halves = {name: value.half() if value.is_floating_point() else value for name, value in state_dict.items()}
+        save_whole({"meta": {}, "state_dict": halves}, args.out)
     print(f"Wrote {len(halves)} tensors, {args.out.stat().st_size / 1e6:.1f} MB, to {args.out}")
 
 
