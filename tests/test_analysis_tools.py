@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -377,19 +378,19 @@ def test_corrupted_images_of_equal_names_stay_apart(tmp_path):
     images = tmp_path / "images"
     files = [images / name for name in ("cat/001.jpg", "dog/001.jpg", "a.jpg", "a.png", "a.jpg.png")]
     files.append(tmp_path / "elsewhere/a.jpg")
-    usual = dict(corruption="contrast", severity=1, folder=str(tmp_path / "kept"), images=str(images))
+    usual = partial(SeededCorruption, "contrast", 1, folder=str(tmp_path / "kept"), images=str(images))
     corrupted = {}
     for number, file in enumerate(files):
         results = {"img_path": str(file), "img": np.full((32, 32, 3), 40 * number, np.uint8)}
-        corrupted[file] = SeededCorruption(**usual).transform(results)["img"]
+        corrupted[file] = usual().transform(results)["img"]
     for file, expected in corrupted.items():
-        assert np.array_equal(SeededCorruption(load=True, **usual)({"img_path": str(file)})["img"], expected)
+        assert np.array_equal(usual(load=True)({"img_path": str(file)})["img"], expected)
     kept = tmp_path / "kept/contrast/1"
     assert (kept / "cat/001.jpg.png").is_file() and len(list(kept.rglob("*.png"))) == len(files)
     cv2.imwrite(str(kept / "mine.jpg"), np.zeros((32, 32, 3), np.uint8))  # not written by this package
-    assert not SeededCorruption(load=True, **usual)({"img_path": str(images / "mine.jpg")})["img"].any()
+    assert not usual(load=True)({"img_path": str(images / "mine.jpg")})["img"].any()
     with pytest.raises(FileNotFoundError, match="expected .*contrast/1/b.jpg.png, or that name without .png"):
-        SeededCorruption(load=True, **usual)({"img_path": str(images / "b.jpg")})
+        usual(load=True)({"img_path": str(images / "b.jpg")})
 
 
 def test_kept_images_are_named_from_the_data_sets_folder():
