@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
+from mmengine.model import BaseModule
+from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch import nn
 
 from cankd.analysis.files import whole
@@ -19,15 +22,17 @@ def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint without running code from it.
 
     Args:
-        path: a ``.pth`` file.
+        path: a ``.pth`` file, or the URL of one, which is fetched as the libraries do.
 
     Returns:
         What it holds, tensors on the CPU; a bare state dict is put under ``state_dict``.
 
     Raises:
         FileNotFoundError: if there is no such file.
+        ConnectionError: if it cannot be fetched.
         ValueError: if it is no checkpoint, or holds more than tensors and plain values.
     """
+    path = _fetch(str(path)) if "://" in str(path) else path
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint: got {path}, expected an existing .pth file. Check the path.")
     try:
@@ -40,6 +45,56 @@ def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path}: got a {type(checkpoint).__name__}, expected a checkpoint (a dict).")
     return checkpoint if "state_dict" in checkpoint else {"state_dict": checkpoint}
+
+
+def local_file(name: str | Path) -> Path:
+    """Where a checkpoint lies: its path, or for a URL the file in which torch keeps what it fetched."""
+    if "://" not in str(name):
+        return Path(name)
+    return Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(str(name)).path).name)
+
+
+def why_not_fetched(url: str, error: Exception) -> str:
+    """What to say where a download fails: what was wanted, and what helps without a network."""
+    return f"{url} could not be fetched ({error}). Fetch it elsewhere and put it at {local_file(url)}"
+
+
+def _fetch(url: str) -> Path:
+    file = local_file(url)
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(file))
+        except Exception as error:
+            raise ConnectionError(f"{why_not_fetched(url, error)}.") from error
+    return file
+
+
+def load_teacher(teacher: BaseModule, name: str) -> None:
+    """Loads a frozen teacher's weights; what does not fit is logged.
+
+    Args:
+        teacher: the model.
+        name: of its checkpoint, a path or URL.
+
+    Raises:
+        ValueError: if nothing fits, in which case the teacher would be noise.
+    """
+    content = CheckpointLoader.load_checkpoint(name, map_location="cpu")
+    given = {key[7:] if key.startswith("module.") else key: v for key, v in content.get("state_dict", content).items()}
+    if is_distillation_state_dict(given):
+        raise ValueError(
+            f"teacher_ckpt: {name} is a distillation's checkpoint, expected a model's own. Convert it with "
+            "tools/model_converters/convert_kd_ckpt_to_student.py first."
+        )
+    own = teacher.state_dict()
+    if not any(key in own and own[key].shape == getattr(value, "shape", None) for key, value in given.items()):
+        raise ValueError(
+            f"teacher_ckpt: no tensor of {name} fits the teacher, whose first is {next(iter(own), None)}; the file's "
+            f"is {next(iter(given), None)}. Give the checkpoint of the model that the configuration calls teacher."
+        )
+    load_state_dict(teacher, given, strict=False, logger="current")
+    teacher._is_init = True  # or its own initialisation would come after
 
 
 def keep_teacher(state_dict: dict[str, Any], teacher: nn.Module, prefix: str = "") -> None:

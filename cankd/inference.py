@@ -18,7 +18,13 @@ from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.registry import MODELS
 from torch import nn
 
-from cankd.checkpoint import TEACHER_PREFIX, is_distillation_state_dict, load_checkpoint_file, student_state_dict
+from cankd.checkpoint import (
+    TEACHER_PREFIX,
+    is_distillation_state_dict,
+    load_checkpoint_file,
+    local_file,
+    student_state_dict,
+)
 from cankd.stack import module_of, without_chatter
 
 ROLES = ("student", "teacher")
@@ -29,7 +35,8 @@ def read_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> 
 
     Args:
         path: the file.
-        cfg_options: overrides, dotted key -> value. Defaults to none.
+        cfg_options: overrides, dotted key -> value. Defaults to none. ``teacher_ckpt`` replaces a
+            distillation's, wherever its configuration uses it; other models have no use for it.
 
     Returns:
         The configuration.
@@ -44,6 +51,8 @@ def read_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> 
     cfg.merge_from_dict(cfg_options or {})
     if "model" not in cfg:
         raise ValueError(f"config: {path} has no `model`. Give the configuration of a training.")
+    if "teacher_ckpt" in (cfg_options or {}) and is_distillation_config(cfg):
+        cfg.model.teacher_ckpt = cfg.teacher_ckpt
     return cfg
 
 
@@ -150,6 +159,24 @@ def load_weights(module: nn.Module, state_dict: dict[str, Any], checkpoint: str 
         ) from error
 
 
+def load_student(model: nn.Module, checkpoint: str | Path, config: str | Path) -> None:
+    """Loads a student's weights from its own checkpoint or out of a distillation's.
+
+    Args:
+        model: the student.
+        checkpoint: file or URL.
+        config: where the model is from, for the error.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if a tensor is missing, left over or of another shape.
+    """
+    state_dict = load_checkpoint_file(checkpoint)["state_dict"]
+    if is_distillation_state_dict(state_dict):
+        state_dict = student_state_dict(state_dict)
+    load_weights(model, state_dict, checkpoint, config)
+
+
 def load_model(
     config: str | Path | Config,
     checkpoint: str | Path,
@@ -209,11 +236,11 @@ def _has_teacher(content: dict[str, Any]) -> bool:
 def _teacher_file(cfg: Config, content: dict[str, Any], checkpoint: str | Path) -> Path:
     """The teacher's own file, of a distillation checkpoint that leaves the teacher out."""
     name = str(cfg.model.get("teacher_ckpt") or content.get("meta", {}).get("teacher_ckpt"))
-    file = Path(torch.hub.get_dir(), "checkpoints", name.split("/")[-1]) if "://" in name else Path(name)
+    file = local_file(name)
     if not file.is_file():
         raise FileNotFoundError(
             f"{checkpoint} holds no teacher, and its teacher_ckpt is {name}, which is not at {file}. Fetch it there or "
-            "give --cfg-options model.teacher_ckpt=FILE."
+            "give --cfg-options teacher_ckpt=FILE."
         )
     return file
 

@@ -16,13 +16,13 @@ FASTER = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
 CASCADE = "mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py"
 
 
-def _runner(student, teacher, iteration=0, ckpt="teacher.pth"):
+def _runner(student, teacher, iteration=0, ckpt="teacher.pth", **own):
     """What the hook reads of a runner, around two real models."""
     logger = logging.getLogger("inherit")
     logger.setLevel(logging.INFO)
     model = torch.nn.Module()
-    model.student = stock_model(student, backbone=dict(init_cfg=None))
-    model.teacher = stock_model(teacher, backbone=dict(init_cfg=None))
+    model.student = stock_model(student, backbone=dict(init_cfg=None), **own)
+    model.teacher = stock_model(teacher, backbone=dict(init_cfg=None), **own)
     with torch.no_grad():
         for parameter in (p for name, p in model.named_parameters() if name.startswith("teacher.")):
             parameter.fill_(0.25)
@@ -59,6 +59,21 @@ def test_a_cascade_gives_its_first_head_and_what_does_not_fit_is_logged(caplog):
     assert "roi_head.bbox_head.fc_reg.weight has shape (320, 1024), the teacher's has shape (4, 1024)" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("stock", "head"),
+    [
+        ("mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py", "decode_head"),
+        ("mmpretrain::resnet/resnet18_8xb32_in1k.py", "head"),
+    ],
+)
+def test_segmenters_and_classifiers_inherit_their_head(stock, head):
+    own = dict(pretrained=None) if "mmseg" in stock else {}
+    runner = _runner(stock, stock, **own)
+    InheritTeacherHook().before_train(runner)
+    student = runner.model.student
+    assert all(_filled(getattr(student, head))) and not any(_filled(student.backbone))
+
+
 def test_nothing_that_fits_is_an_error():
     with pytest.raises(ValueError, match="no tensor of the teacher that fits the student's bbox_head"):
         InheritTeacherHook().before_train(_runner(RETINANET, FASTER))
@@ -82,3 +97,18 @@ def test_the_overlay_is_registered_and_used_by_every_dagger_leaf():
     assert len(leaves) == 7
     for leaf in leaves:
         assert Config.fromfile(leaf).custom_hooks == [dict(type="InheritTeacherHook")]
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        "mmseg/cankd/cankd_backbone_pspnet_r101_pspnet_r18_80k_cityscapes.py",
+        "mmpretrain/cankd/cankd_backbone_resnet34_resnet18_8xb32_in1k.py",
+        "mmdet/fgd/fgd_fpn_retinanet_r101_retinanet_r50_2x_coco.py",
+    ],
+)
+def test_the_overlay_goes_onto_any_leaf(leaf, tmp_path):
+    config = tmp_path / "dagger.py"
+    config.write_text(f"_base_ = ['{ROOT}/configs/distill/{leaf}', '{ROOT}/configs/_base_/dagger.py']\n")
+    cfg = Config.fromfile(config)
+    assert cfg.custom_hooks == [dict(type="InheritTeacherHook")] and cfg.model.teacher_ckpt

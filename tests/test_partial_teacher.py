@@ -447,3 +447,21 @@ def test_fusing_what_is_recorded_is_refused(source):
     algorithm = _build(RETINANET, _source(source), teacher_fuse_conv_bn=True)
     with pytest.raises(ValueError, match=f"source {source} is a convolution or batch norm"):
         _losses(algorithm)
+
+
+def test_a_teacher_s_file_that_fits_nothing_is_refused(tmp_path):
+    algorithm = _build(RETINANET, _source("neck"), LEVELS)
+    for name, state_dict, message in (
+        ("distillation", algorithm.state_dict(), "is a distillation's checkpoint.*convert_kd_ckpt_to_student"),
+        ("another", {"conv.weight": torch.zeros(2)}, "no tensor of .*another.pth fits the teacher.*conv.weight"),
+    ):
+        torch.save({"state_dict": state_dict}, tmp_path / f"{name}.pth")
+        with pytest.raises(ValueError, match=message):
+            MODELS.build(_config(RETINANET, _source("neck"), LEVELS, teacher_ckpt=str(tmp_path / f"{name}.pth")))
+    torch.save(
+        {f"module.{name}": value for name, value in algorithm.teacher.state_dict().items()}, tmp_path / "own.pth"
+    )
+    loaded = MODELS.build(_config(RETINANET, _source("neck"), LEVELS, teacher_ckpt=str(tmp_path / "own.pth")))
+    loaded.init_weights()
+    for name, value in algorithm.teacher.state_dict().items():
+        assert torch.equal(loaded.teacher.state_dict()[name], value), name

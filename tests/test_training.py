@@ -105,15 +105,17 @@ def test_the_converted_student_predicts_what_the_distilled_one_did(
     for name, config, file, extra in (
         ("inside", CANKD, checkpoint, [f"teacher_ckpt={teacher_ckpt}", "model.architecture.test_cfg.score_thr=0.0"]),
         ("alone", STUDENT, student, ["model.test_cfg.score_thr=0.0"]),
+        ("converted", CANKD, student, ["model.architecture.test_cfg.score_thr=0.0"]),
+        ("taken out", STUDENT, checkpoint, ["model.test_cfg.score_thr=0.0"]),
     ):
         out = tmp_path / name / "predictions.pkl"
         run_tool("test.py", config, file, "--work-dir", out.parent, "--out", out, *options, *extra)
         outputs.append(_predictions(out))
     assert len(outputs[0]) == 8
-    for inside, alone in zip(*outputs):
+    for inside, *others in zip(*outputs):
         assert len(inside["scores"]) > 0
-        for key in ("bboxes", "scores", "labels"):
-            assert torch.equal(inside[key], alone[key])
+        for other in others:
+            assert all(torch.equal(inside[key], other[key]) for key in ("bboxes", "scores", "labels"))
 
 
 def _predictions(file: Path) -> list[dict]:
@@ -236,7 +238,24 @@ def test_bad_configurations_give_one_clear_error(run_tool, tmp_path):
     done = run_tool("train.py", tmp_path / "absent.py", check=False)
     assert done.returncode != 0 and "expected an existing file" in done.stdout
     done = run_tool("test.py", CANKD, tmp_path / "absent.pth", check=False)
-    assert done.returncode != 0 and "expected an existing file" in done.stdout
+    assert done.returncode != 0 and "expected an existing .pth file" in done.stdout
+
+
+def test_weights_of_another_model_are_not_evaluated(mini_data, teacher_ckpt, run_tool, tmp_path):
+    options = _options(mini_data, teacher_ckpt)  # a model without a teacher has no use for the first
+    done = run_tool("test.py", STUDENT, teacher_ckpt, "--work-dir", tmp_path, *options, check=False)
+    last = done.stdout.strip().splitlines()[-1]
+    assert done.returncode != 0 and "teacher.pth does not fit the model of" in last and "size mismatch" in last
+
+
+def test_pretrained_weights_that_cannot_be_fetched_are_named(mini_data, run_tool, tmp_path):
+    url = "http://127.0.0.1:9/pretrained.pth"
+    own = ["model.init_cfg.type=Pretrained", f"model.init_cfg.checkpoint={url}"]
+    options = [*_options(mini_data, Path()), *own]
+    done = run_tool("train.py", STUDENT, "--work-dir", tmp_path, *options, check=False, TORCH_HOME=str(tmp_path))
+    last = done.stdout.strip().splitlines()[-1]
+    assert done.returncode != 0 and f"{url} could not be fetched" in last
+    assert f"put it at {tmp_path}/hub/checkpoints/pretrained.pth." in last
 
 
 def test_an_unreachable_teacher_names_its_url_and_the_option(mini_data, run_tool, tmp_path):

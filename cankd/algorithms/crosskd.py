@@ -19,6 +19,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from cankd.algorithms.partial_teacher import release_records
+from cankd.checkpoint import load_teacher
 from cankd.functional import widen
 
 TOWERS = ("cls_convs", "reg_convs")
@@ -237,7 +238,8 @@ class CrossKD(SingleTeacherDistill):
 
     Raises:
         TypeError: for a head that is not supported.
-        ValueError: if the heads of teacher and student do not fit, or for a trainable teacher.
+        ValueError: if the heads of teacher and student do not fit, if no tensor of ``teacher_ckpt``
+            fits the teacher, or for a trainable teacher.
     """
 
     def __init__(
@@ -252,7 +254,9 @@ class CrossKD(SingleTeacherDistill):
         centerness_weight: float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(distiller, teacher, teacher_ckpt, **kwargs)
+        super().__init__(distiller, teacher, **kwargs)
+        if teacher_ckpt:
+            load_teacher(self.teacher, teacher_ckpt)
         if self.teacher_trainable:
             raise ValueError("CrossKD: got teacher_trainable=True, expected False: its head judges. Leave it out.")
         self.adapter = self._adapter()

@@ -20,6 +20,8 @@ from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from cankd.checkpoint import load_teacher
+
 TEACHER_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -73,6 +75,9 @@ class PartialTeacherDistill(SingleTeacherDistill):
     it computes, if only by rounding; docs/performance.md says by how much.
 
     Args:
+        distiller: recorders, connectors and losses.
+        teacher: the model, or its configuration.
+        teacher_ckpt: path or URL of its weights. Defaults to None.
         teacher_eval: whether the whole teacher is in eval mode. mmrazor leaves its dropout and
             stochastic depth active, so that the target of a Swin teacher is noisy. Models whose
             forward pass for losses needs training mode (DINO's decoder) cannot have it.
@@ -87,12 +92,15 @@ class PartialTeacherDistill(SingleTeacherDistill):
         **kwargs: of ``SingleTeacherDistill``; ``teacher_trainable`` must stay False.
 
     Raises:
-        ValueError: if an option does not fit the others.
+        ValueError: if an option does not fit the others, or no tensor of ``teacher_ckpt`` the teacher.
     """
 
     def __init__(
         self,
-        *args: Any,
+        distiller: dict[str, Any],
+        teacher: nn.Module | dict[str, Any],
+        teacher_ckpt: str | None = None,
+        *,
         teacher_eval: bool = False,
         teacher_dtype: str | None = None,
         teacher_channels_last: bool = False,
@@ -100,7 +108,9 @@ class PartialTeacherDistill(SingleTeacherDistill):
         teacher_compile: bool | dict[str, Any] = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(distiller, teacher, **kwargs)
+        if teacher_ckpt:
+            load_teacher(self.teacher, teacher_ckpt)
         self.teacher_eval = teacher_eval
         self.teacher_dtype = teacher_dtype
         self.teacher_channels_last = teacher_channels_last

@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 # What is inherited unless a configuration says otherwise. The paper's two-stage rows leave the RPN out.
-DEFAULT_MODULES = ("neck", "bbox_head", "roi_head.bbox_head")
+DEFAULT_MODULES = ("neck", "bbox_head", "roi_head.bbox_head", "decode_head", "head")
 
 
 def _find(model: nn.Module, name: str) -> nn.Module | None:
@@ -66,6 +66,8 @@ class InheritTeacherHook(Hook):
         if isinstance(teacher, nn.ModuleList) and not isinstance(student, nn.ModuleList):
             teacher = teacher[0]
         own = student.state_dict()  # type: ignore[union-attr]
+        if not own:  # a classifier's pooling
+            return
         given = teacher.state_dict() if isinstance(teacher, nn.Module) else {}
         taken = [key for key, value in own.items() if key in given and given[key].shape == value.shape]
         for key in sorted(set(own) - set(taken)):

@@ -6,12 +6,15 @@ import argparse
 import contextlib
 import gc
 import os
+import traceback
 from pathlib import Path
 from typing import Iterator
-from urllib.error import URLError
 
 from mmengine.config import Config, DictAction
 from torch import distributed
+
+from cankd.checkpoint import why_not_fetched
+from cankd.inference import read_config
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,15 +44,10 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: if the configuration does not exist.
+        ValueError: if it has no model.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f"config: got {args.config}, expected an existing file. Check the path.")
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    if "teacher_ckpt" in (args.cfg_options or {}):
-        cfg.model.teacher_ckpt = args.cfg_options["teacher_ckpt"]
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
     return cfg
@@ -75,13 +73,20 @@ def explained_downloads(cfg: Config) -> Iterator[None]:
         )
     try:
         yield
-    except URLError as error:
-        raise RuntimeError(
-            f"a checkpoint could not be fetched ({error}); the teacher's is {teacher}. Fetch it elsewhere and give the "
-            "file with --cfg-options teacher_ckpt=FILE. A pretrained backbone's is replaced with "
-            "model.architecture.backbone.init_cfg.checkpoint=FILE, or left out with "
-            "model.architecture.backbone.init_cfg=None."
-        ) from error
+    except Exception as error:
+        url = _url_being_fetched(error)
+        if url is None:
+            raise
+        other = ", or give it with --cfg-options teacher_ckpt=FILE" if url == teacher else ""
+        raise RuntimeError(f"{why_not_fetched(url, error)}{other}.") from error
+
+
+def _url_being_fetched(error: Exception) -> str | None:
+    """What torch.hub, through which the libraries fetch every checkpoint, was at work on when an error came up."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__") == "torch.hub" and "url" in frame.f_locals:
+            return frame.f_locals["url"]
+    return None
 
 
 def leave_process_group() -> None:

@@ -190,17 +190,21 @@ def measure_one(label: str, implementation: str, shape: tuple[int, ...], kind: s
 
 
 def measure_rates(label: str, kind: str, options: dict) -> dict[str, Any]:
-    """What the device can do: bytes per second of a copy, floating point operations per second of a product."""
+    """What the device can do: bytes per second of a copy, and operations per second, in the faster of two products."""
     device, dtype = options["device"], DTYPES[kind][0]
     torch.set_num_threads(options["threads"])
     size = 8192 if device == "cuda" else 2048
     source = torch.ones(64 << 20, device=device)
     target = torch.empty_like(source)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    maps, weight = (
+        torch.randn(shape, device=device).to(dtype) for shape in ((1, size, 64, 128), (size // 2, size, 1, 1))
+    )
+    products = ((size**3, lambda: a @ b), (maps.numel() * len(weight), lambda: torch.conv2d(maps, weight)))
     with precision(kind, device):
         copy = measure(lambda: target.copy_(source), device, options["repeats"])["median"]
-        product = measure(lambda: a @ b, device, options["repeats"])["median"]
-    return {"bytes_per_second": 2 * 4 * source.numel() / copy, "flops_per_second": 2 * size**3 / product}
+        rates = [2 * count / measure(take, device, options["repeats"])["median"] for count, take in products]
+    return {"bytes_per_second": 2 * 4 * source.numel() / copy, "flops_per_second": max(rates)}
 
 
 def floor_seconds(shape: tuple[int, ...], kind: str, rates: dict[str, float]) -> float:
