@@ -11,7 +11,9 @@ method = dict(
                 [dict(reduction=4, maxpool_stride=8), dict(reduction=4, maxpool_stride=4), {}, {}]
             )
         },
-        distill_losses=dict(_delete_=True, **{f"loss_fpn{level}": dict(type="FBKDLoss", loss_weight=6) for level in range(4)}),
+        distill_losses=dict(
+            _delete_=True, **{f"loss_fpn{level}": dict(type="FBKDLoss", loss_weight=6) for level in range(4)}
+        ),
         loss_forward_mappings=dict(
             _delete_=True,
             **{
