@@ -2,4 +2,4 @@ _base_ = ["../cankd/cankd_fpn_faster-rcnn_r101_faster-rcnn_r50_2x_coco.py", "../
 
 # As published for two-stage detectors, with weights of their own.
 model = _base_.method
-model.distiller.distill_losses.update({f"loss_fpn{level}": dict(type="FBKDLoss") for level in range(4)})
+model.distiller.distill_losses.update({f"loss_fpn{level}": dict(type="FBKDLoss", loss_weight=1) for level in range(4)})
