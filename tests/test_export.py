@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,28 @@ def test_outputs_equal_torchs_on_several_images(distilled, mini_data, tmp_path):
         expected = model.extract_feat(batch)
     for got, want in zip(run_file(tmp_path / "run_student.onnx", batch), expected):
         assert np.allclose(got, want.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_teacher_is_the_one_that_the_run_had(distilled, tmp_path, monkeypatch):
+    """By the name in the checkpoint, of a file or a URL, whatever the configuration's text says."""
+    teacher_of = runpy.run_path(str(ROOT / "tools/deployment/export_student.py"), run_name="tool")["teacher_of"]
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    checkpoint = load_checkpoint_file(distilled)
+    weights = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith("teacher.")}
+    url = "https://example.org/models/published.pth"
+    bare = {"state_dict": weights, "meta": {"teacher_ckpt": url, "cfg": f"teacher_ckpt = '{TEACHER_CKPT}'"}}
+    assert teacher_of(bare) == {"checkpoint": url, "checkpoint_sha256": None, "weights_sha256": None}
+    (tmp_path / "checkpoints").mkdir()
+    file = tmp_path / "checkpoints/published.pth"
+    torch.save({"state_dict": {"a": torch.ones(2)}}, file)
+    digests = dict(
+        checkpoint_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        weights_sha256=weights_sha256({"a": torch.ones(2)}),
+    )
+    assert teacher_of(bare) == {"checkpoint": url, **digests}
+    bare["meta"]["teacher_ckpt"] = str(file)
+    assert teacher_of(bare) == {"checkpoint": "published.pth", **digests}
+    assert teacher_of({"state_dict": weights})["checkpoint"] is None
 
 
 SMALL = dict(init_cfg=None, depth=18, base_channels=8)

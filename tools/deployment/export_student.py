@@ -39,7 +39,7 @@ from cankd.analysis.export import (
     weights_sha256,
 )
 from cankd.analysis.files import one_line_errors, sha256, write_text
-from cankd.checkpoint import load_checkpoint_file
+from cankd.checkpoint import load_checkpoint_file, local_file
 from cankd.inference import in_scope, load_model, part_state_dict, prepare, read_config
 from cankd.stack import without_chatter
 from cankd.visualization.features import list_images
@@ -82,16 +82,18 @@ def inputs_of(model: torch.nn.Module, cfg: Config, images: list[Path], shape: li
 
 
 def teacher_of(checkpoint: dict[str, Any]) -> dict[str, str | None]:
-    """Name and hashes of the teacher, as far as a checkpoint tells: from its configuration and its own tensors."""
-    named = re.search(r"teacher_ckpt\s*=\s*['\"]([^'\"]+)", str(checkpoint.get("meta", {}).get("cfg", "")))
-    file = named.group(1) if named else None
-    found: dict[str, str | None] = {"checkpoint": file, "checkpoint_sha256": None, "weights_sha256": None}
-    if file and "://" not in file:
-        found["checkpoint"] = Path(file).name
-        if Path(file).is_file():
+    """Name and hashes of the teacher, as far as a checkpoint tells and its teacher's own file is there."""
+    meta = checkpoint.get("meta", {})
+    named = re.search(r"teacher_ckpt\s*=\s*['\"]([^'\"]+)", str(meta.get("cfg", "")))
+    name = meta.get("teacher_ckpt") or (named.group(1) if named else None)
+    found: dict[str, str | None] = {"checkpoint": name, "checkpoint_sha256": None, "weights_sha256": None}
+    if name:
+        file = local_file(name)
+        found["checkpoint"] = name if "://" in name else file.name
+        if file.is_file():
             found["checkpoint_sha256"] = sha256(file)
             found["weights_sha256"] = weights_sha256(load_checkpoint_file(file)["state_dict"])
-    if any(name.startswith("teacher.") for name in checkpoint["state_dict"]):
+    if any(key.startswith("teacher.") for key in checkpoint["state_dict"]):
         found["weights_sha256"] = weights_sha256(part_state_dict(checkpoint["state_dict"], "teacher"))
     return found
 
@@ -110,11 +112,11 @@ def main() -> None:
         metrics = json.loads(args.metrics.read_text()) if args.metrics else None
         images = list_images(args.images or first_images(cfg))
         inputs = inputs_of(model, cfg, images, args.shape, args.dynamic)
+        teacher = teacher_of(load_checkpoint_file(args.checkpoint))
         print(f"Exporting {', '.join(part.parts())} and comparing on {len(images)} images ...", flush=True)
         errors = export_and_check(part, inputs, out, args.dynamic, args.opset)
         with torch.no_grad():
             shapes = dict(zip(errors, (list(output.shape) for output in part(inputs[0]))))
-        checkpoint = load_checkpoint_file(args.checkpoint)
         provenance = {
             "onnx": {"file": out.name, "sha256": sha256(out), "opset": args.opset, "parts": list(part.parts())},
             "input": {"shape": list(inputs[0].shape), "dynamic": args.dynamic, **preprocessing(model)},
@@ -125,7 +127,7 @@ def main() -> None:
                 "checkpoint_sha256": sha256(args.checkpoint),
                 "weights_sha256": weights_sha256(model.state_dict()),
             },
-            "teacher": teacher_of(checkpoint),
+            "teacher": teacher,
             "metrics": metrics,
             "compared": {
                 "images": [image.name for image in images],
