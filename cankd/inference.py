@@ -177,6 +177,36 @@ def load_student(model: nn.Module, checkpoint: str | Path, config: str | Path) -
     load_weights(model, state_dict, checkpoint, config)
 
 
+def weights_file(cfg: Config, checkpoint: str | Path, role: str = "student") -> str | Path:
+    """Where a model's weights lie: in the checkpoint, or in the teacher's own file if that leaves the teacher out.
+
+    Args:
+        cfg: the model's configuration.
+        checkpoint: file or URL.
+        role: ``student`` (default) or ``teacher``.
+
+    Returns:
+        File or URL.
+
+    Raises:
+        FileNotFoundError: if the teacher's own file is not here.
+    """
+    if role != "teacher":
+        return checkpoint
+    content = load_checkpoint_file(checkpoint)
+    state_dict = content["state_dict"]
+    if not is_distillation_state_dict(state_dict) or any(key.startswith(TEACHER_PREFIX) for key in state_dict):
+        return checkpoint
+    name = str(cfg.model.get("teacher_ckpt") or content.get("meta", {}).get("teacher_ckpt"))
+    file = local_file(name)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{checkpoint} holds no teacher, and its teacher_ckpt is {name}, which is not at {file}. Fetch it there or "
+            "give --cfg-options teacher_ckpt=FILE."
+        )
+    return file
+
+
 def load_model(
     config: str | Path | Config,
     checkpoint: str | Path,
@@ -212,9 +242,7 @@ def load_model(
         3366540
     """
     cfg = config if isinstance(config, Config) else read_config(config, cfg_options)
-    content = load_checkpoint_file(checkpoint)
-    if role == "teacher" and is_distillation_state_dict(content["state_dict"]) and not _has_teacher(content):
-        content = load_checkpoint_file(_teacher_file(cfg, content, checkpoint))
+    content = load_checkpoint_file(weights_file(cfg, checkpoint, role))
     state_dict = content["state_dict"]
     if is_distillation_state_dict(state_dict):
         state_dict = part_state_dict(state_dict, role)
@@ -227,22 +255,6 @@ def load_model(
         return model.to(device), cfg
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"device: got {device!r}, which torch cannot use here ({error}). Try cpu.") from error
-
-
-def _has_teacher(content: dict[str, Any]) -> bool:
-    return any(key.startswith(TEACHER_PREFIX) for key in content["state_dict"])
-
-
-def _teacher_file(cfg: Config, content: dict[str, Any], checkpoint: str | Path) -> Path:
-    """The teacher's own file, of a distillation checkpoint that leaves the teacher out."""
-    name = str(cfg.model.get("teacher_ckpt") or content.get("meta", {}).get("teacher_ckpt"))
-    file = local_file(name)
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{checkpoint} holds no teacher, and its teacher_ckpt is {name}, which is not at {file}. Fetch it there or "
-            "give --cfg-options teacher_ckpt=FILE."
-        )
-    return file
 
 
 def load_distillation(

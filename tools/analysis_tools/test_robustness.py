@@ -32,10 +32,9 @@ from mmengine.dist import is_main_process
 import cankd
 from cankd.analysis.files import one_line_errors, sha256, whole, write_text
 from cankd.analysis.robustness import GROUPS, find_metric, insert_corruption, select_corruptions, summarise
-from cankd.checkpoint import is_distillation_state_dict, load_checkpoint_file
 from cankd.engine.launch import add_run_arguments, leave_process_group, load_config
 from cankd.engine.runner import Runner
-from cankd.inference import _has_teacher, _teacher_file, load_model
+from cankd.inference import load_model, weights_file
 from cankd.visualization.matrices import Matrix, draw_matrices
 
 
@@ -91,15 +90,6 @@ def parse_args() -> argparse.Namespace:
 
 def save(state: dict[str, Any], out: Path) -> None:
     write_text(out.with_suffix(".json"), json.dumps(state, indent=1) + "\n")
-
-
-def weights_file(cfg: Config, checkpoint: str, role: str) -> str | Path:
-    """Where a model's weights are from: the teacher's own file if a distillation's checkpoint leaves it out."""
-    content = load_checkpoint_file(checkpoint)
-    distilled = is_distillation_state_dict(content["state_dict"])
-    if role == "teacher" and distilled and not _has_teacher(content):
-        return _teacher_file(cfg, content, checkpoint)
-    return checkpoint
 
 
 def fingerprint(cfg: Config, checkpoint: str, role: str) -> dict[str, str]:
