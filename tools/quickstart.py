@@ -20,13 +20,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.runner import load_checkpoint
+from mmengine.model import BaseModel
 
 import cankd  # noqa: F401  (registers everything before a configuration is read)
+from cankd.analysis.files import write_text
 from cankd.checkpoint import save_whole
+from cankd.inference import load_model, predict, prepare
 from cankd.models import stock_model
 from cankd.visualization import Boxes, draw_box_panel, draw_curves, draw_heatmap_panel, feature_energy
 
@@ -43,6 +44,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=1200, help="of both students")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/quickstart"))
     parser.add_argument("--data", type=Path, default=Path("data/quickstart"))
+    parser.add_argument("--train-images", type=int, default=6000, help="generated training scenes")
+    parser.add_argument("--val-images", type=int, default=400, help="generated validation scenes")
     parser.add_argument("--train-teacher", action="store_true", help="train the teacher anew (about 40 minutes)")
     return parser.parse_args()
 
@@ -140,42 +143,30 @@ def evaluate(config: Path, checkpoint: Path, work_dir: Path, options: list[str])
     return {name: round(100 * metrics.get(key, 0.0), 1) for name, key in keys.items()}
 
 
-def load_model(config: Path, checkpoint: Path) -> torch.nn.Module:
-    """A model in eval mode with a checkpoint's weights, loaded strictly."""
-    model = stock_model(str(config))
-    load_checkpoint(model, str(checkpoint), map_location="cpu", strict=True, logger="silent")
-    return model.eval()
-
-
 @torch.no_grad()
-def draw_pictures(models: dict[str, torch.nn.Module], data: Path, out: Path) -> None:
-    """Boxes and FPN heatmaps of the three models on some validation scenes."""
+def draw_pictures(models: dict[str, tuple[BaseModel, Config]], data: Path, out: Path) -> None:
+    """Boxes and FPN heatmaps of the three models, each with its configuration, on some validation scenes."""
     annotations = json.loads((data / "annotations/val.json").read_text())
-    images, truth = [], []
-    for index in SHOWN_SCENES:
-        images.append(cv2.imread(str(data / "val" / annotations["images"][index]["file_name"]))[..., ::-1])
+    scenes = [index for index in SHOWN_SCENES if index < len(annotations["images"])]
+    files = [data / "val" / annotations["images"][index]["file_name"] for index in scenes]
+    images = [cv2.imread(str(file))[..., ::-1] for file in files]
+    truth = []
+    for index in scenes:
         found = [a for a in annotations["annotations"] if a["image_id"] == index]
         corners = np.array([[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in found)])
         truth.append(Boxes(corners, [str(a["category_id"] - 1) for a in found]))
     columns, rows = {"ground truth": truth}, {}
-    for name, model in models.items():
+    for name, (model, cfg) in models.items():
         columns[name] = []
-        for image in images:
-            found = model.test_step(_batch(image))[0].pred_instances
+        for file in files:
+            found = predict(model, cfg, file).pred_instances
             found = found[found.scores > SHOWN_SCORE]
             captions = [f"{label} {score:.2f}" for label, score in zip(found.labels.tolist(), found.scores.tolist())]
             columns[name].append(Boxes(found.bboxes.numpy(), captions))
-        inputs = model.data_preprocessor(_batch(images[0]))["inputs"]
+        inputs = model.data_preprocessor(prepare(cfg, files[0]))["inputs"]
         rows[name] = [feature_energy(level[0]) for level in model.extract_feat(inputs)]
     draw_box_panel(images, columns, out / "boxes.png")
     draw_heatmap_panel(images[0], rows, [f"FPN, stride {stride}" for stride in (4, 8, 16, 32)], out / "heatmaps.png")
-
-
-def _batch(image: np.ndarray) -> dict:
-    """One RGB image as what a detector's test_step takes."""
-    size = image.shape[:2]
-    sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), img_id=0))
-    return {"inputs": [torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)], "data_samples": [sample]}
 
 
 def main() -> None:
@@ -187,7 +178,8 @@ def main() -> None:
     MMLogger.get_current_instance().setLevel("WARNING")  # initialisation logs every tensor
     began = time.time()
     threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 2) // 2)
-    run(sys.executable, ROOT / "tools/dataset_tools/make_quickstart_data.py", "--out", args.data)
+    scenes = ["--train", args.train_images, "--val", args.val_images]
+    run(sys.executable, ROOT / "tools/dataset_tools/make_quickstart_data.py", "--out", args.data, *scenes)
     print(f"Data in {args.data}: digits on photographs, 10 classes, COCO layout.", flush=True)
     options = data_options(args.data)
 
@@ -251,9 +243,7 @@ def main() -> None:
 
     seconds["all"] = round(time.time() - began, 1)
     summary.update(seed=args.seed, iterations=args.iterations, seconds=seconds)
-    part = args.out / "summary.json.part"
-    part.write_text(json.dumps(summary, indent=2) + "\n")
-    os.replace(part, args.out / "summary.json")
+    write_text(args.out / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     print(f"\n{'':10}{'AP':>6}{'AP50':>7}")
     for name in checkpoints:
