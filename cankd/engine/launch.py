@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import gc
 import os
+import time
 import traceback
 from pathlib import Path
 from typing import Iterator
@@ -92,11 +93,15 @@ def _url_being_fetched(error: Exception) -> str | None:
 def leave_process_group() -> None:
     """Ends a distributed run in step: a process that exits while another still talks to it aborts that one.
 
-    Whoever calls it holds no runner and no wrapped model any more. gloo's threads end with the last
-    reference to the group, and one that releases a tensor while the interpreter shuts down aborts
-    the process ("terminate called without an active exception").
+    Whoever calls it holds no runner and no wrapped model any more, so that gloo's threads end here.
+    One that still had to release a tensor, for which it needs the interpreter, would abort the process
+    while the interpreter shuts down ("terminate called without an active exception"), and deadlock with
+    a group that is destroyed meanwhile. Nothing tells when they are done, so they are given time.
     """
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
-        distributed.destroy_process_group()
-        gc.collect()  # a runner and its hooks refer to each other
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    distributed.barrier()
+    if distributed.get_backend() == "gloo":
+        time.sleep(0.5)
+    gc.collect()  # a runner and its hooks refer to each other
+    distributed.destroy_process_group()
