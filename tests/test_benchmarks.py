@@ -87,10 +87,27 @@ def test_the_order_that_does_not_fit_is_left_out_and_its_memory_said(tmp_path, m
 @pytest.mark.slow
 def test_benchmark_step_compares_every_kind_of_step(run_tool, tmp_path):
     steps = ["plain", "teacher", "published", "ours"]
-    arguments = ["--shape", 64, 64, "--batch", 2, "--threads", 1, "--repeats", 2, "--out", tmp_path, "--steps", *steps]
+    arguments = [
+        "--shape",
+        64,
+        64,
+        "--batch",
+        2,
+        "--threads",
+        1,
+        "--repeats",
+        1,
+        "--rounds",
+        2,
+        "--out",
+        tmp_path,
+        "--steps",
+        *steps,
+    ]
     done = run_tool("analysis_tools/benchmark_step.py", CANKD, *arguments, "--cfg-options", f"teacher_ckpt={TEACHER}")
     report = json.loads((tmp_path / "benchmark_step.json").read_text())
     rows = {row["step"]: row for row in report["rows"]}
+    assert all(len(row["seconds"]) == 2 for row in rows.values())
     assert list(rows) == steps and f"{rows['ours']['median'] / rows['plain']['median']:.2f}x" in done.stdout
     for name, value in rows["published"]["losses"].items():
         assert rows["ours"]["losses"][name] == pytest.approx(value, rel=1e-4) and value > 0

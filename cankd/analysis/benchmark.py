@@ -109,13 +109,26 @@ def measure(step: Callable[[], Any], device: str, repeats: int) -> dict[str, Any
         if device == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
+    return {**spread(seconds), "peak_extra_bytes": peak}
+
+
+def spread(seconds: Sequence[float]) -> dict[str, Any]:
+    """What is reported of repeated times: ``seconds`` themselves, their ``median`` and ``quartiles``."""
     first, median, third = np.percentile(seconds, [25, 50, 75])
-    return {
-        "median": float(median),
-        "quartiles": [float(first), float(third)],
-        "seconds": seconds,
-        "peak_extra_bytes": peak,
-    }
+    return {"median": float(median), "quartiles": [float(first), float(third)], "seconds": list(seconds)}
+
+
+def joined(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One measurement out of several of the same thing: all times, and the largest peak.
+
+    Args:
+        rounds: results of :func:`measure` with whatever else was put to them, which the first one's is taken of.
+
+    Returns:
+        The first, with times and peak of all.
+    """
+    seconds = [time for result in rounds for time in result["seconds"]]
+    return {**rounds[0], **spread(seconds), "peak_extra_bytes": max(result["peak_extra_bytes"] for result in rounds)}
 
 
 def available_bytes(device: str) -> int:

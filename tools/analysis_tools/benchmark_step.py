@@ -1,7 +1,8 @@
 """Measures what a distillation step costs beside a plain training step of the student.
 
 python tools/analysis_tools/benchmark_step.py CONFIG [--shape H W] [--batch N] [--device cpu|cuda] [--amp]
-    [--steps plain teacher published ours ...] [--repeats N] [--threads N] [--out DIR] [--cfg-options KEY=VALUE ...]
+    [--steps plain teacher published ours ...] [--repeats N] [--rounds N] [--threads N] [--out DIR]
+    [--cfg-options KEY=VALUE ...]
 
 Steps: `plain` is the student alone, `teacher` the teacher's forward pass alone, as far as its recorders
 need it, `published` mmrazor's algorithm with CanKD's loss in the paper's order, `ours` PartialTeacherDistill
@@ -34,7 +35,7 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 
 import cankd  # noqa: F401  (registers everything)
-from cankd.analysis.benchmark import environment, headline, in_own_process, markdown_table, measure
+from cankd.analysis.benchmark import environment, headline, in_own_process, joined, markdown_table, measure
 from cankd.analysis.files import one_line_errors, write_text
 from cankd.inference import read_config
 from cankd.reference import ReferenceCanLoss
@@ -266,6 +267,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision, on a GPU")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=[step for step in STEPS if step != "compiled"])
     parser.add_argument("--repeats", type=int, default=7, help="timed steps of each kind")
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="times that all steps are gone through, so that a drift meets them alike"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/benchmark_step"), help="folder to write to")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="overrides of the configuration, key=value")
@@ -283,11 +287,13 @@ def main() -> None:
     if args.amp and args.device == "cpu":
         sys.exit("--amp: got --device cpu, which AmpOptimWrapper does not support. Leave it out.")
     options = {key: getattr(args, key) for key in ("shape", "batch", "device", "amp", "repeats", "threads")}
-    start, rows = time.time(), []
+    start = time.time()
     with one_line_errors():
-        for step in args.steps:
+        measured: dict[str, list] = {step: [] for step in args.steps}
+        for step in args.steps * args.rounds:
             print(f"[{time.time() - start:4.0f} s] {step}", file=sys.stderr, flush=True)
-            rows.append(in_own_process(measure_one, step, args.config, args.cfg_options, options))
+            measured[step].append(in_own_process(measure_one, step, args.config, args.cfg_options, options))
+        rows = [joined(rounds) for rounds in measured.values()]
         check(rows, args.amp)
         report = {"machine": environment(args.device), "config": args.config, **options, "rows": rows}
         size = f"{args.batch} x {args.shape[0]} x {args.shape[1]}{', AMP' if args.amp else ''}"
