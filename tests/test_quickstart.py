@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from cankd.checkpoint import load_checkpoint_file
-from tests.conftest import free_port, relative_error, run_command
+from tests.conftest import ROOT, free_port, relative_error, run_command
 from tests.in_process import call_tool
+from tests.test_training import _options
 
 
 @pytest.mark.slow
@@ -93,14 +94,7 @@ def test_slurm_gets_its_options_and_trains(mini_data, tmp_path):
     srun.parent.mkdir()
     srun.write_text(SRUN.format(python=sys.executable, record=str(record)))
     srun.chmod(0o755)
-    options = {
-        "train_dataloader.dataset.data_root": f"{mini_data}/",
-        "train_dataloader.batch_size": 2,
-        "train_cfg.max_iters": 2,
-        "train_cfg.val_interval": 10,
-        "default_hooks.logger.interval": 1,
-        "env_cfg.dist_cfg.backend": "gloo",
-    }
+    options = [*_options(mini_data, ROOT / "configs/demo/quickstart_teacher.pth", 2), "env_cfg.dist_cfg.backend=gloo"]
     command = ["bash", "tools/slurm_train.sh", "short", "a-job", "configs/demo/quickstart_cankd.py", str(work_dir)]
     environment: dict[str, Any] = {
         "PATH": f"{srun.parent}:/usr/bin:/bin",
@@ -111,7 +105,7 @@ def test_slurm_gets_its_options_and_trains(mini_data, tmp_path):
         "MASTER_PORT": free_port(),
         "OMP_NUM_THREADS": "1",
     }
-    done = run_command(*command, "--cfg-options", *(f"{key}={value}" for key, value in options.items()), **environment)
+    done = run_command(*command, *options, **environment)
     assert json.loads(record.read_text()) == [
         *("-p", "short", "--job-name=a-job", "--gres=gpu:1", "--ntasks=1", "--ntasks-per-node=1"),
         *("--cpus-per-task=5", "--kill-on-bad-exit=1", "--time=1", "--quiet"),
