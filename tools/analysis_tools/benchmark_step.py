@@ -171,8 +171,7 @@ def measure_one(step: str, config: str, cfg_options: dict | None, options: dict[
     """What one step costs, and the losses of the first."""
     MMLogger.get_current_instance().setLevel("ERROR")
     torch.set_num_threads(options["threads"])
-    cfg = Config.fromfile(config)
-    cfg.merge_from_dict(cfg_options or {})
+    cfg = read_config(config, cfg_options)
     cfg.model.teacher_ckpt = (cfg_options or {}).get("teacher_ckpt")
     init_default_scope(cfg.get("default_scope", "mmdet"))
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for the table
