@@ -12,9 +12,10 @@ import importlib.util
 import inspect
 import io
 import pickle
+import re
 import sys
 import types
-from typing import Any, Iterator
+from typing import Any, BinaryIO, Iterator
 
 _NEEDED = ("torch", "mmengine", "mmcv", "mmdet", "mmseg", "mmrazor")
 _QUANTIZATION = "mmrazor.structures.quantization"
@@ -168,10 +169,10 @@ def _method_of_known_class(owner: Any, name: str) -> Any:
     from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 
     if not (inspect.isclass(owner) and issubclass(owner, (HistoryBuffer, _ParamScheduler))):
-        raise pickle.UnpicklingError(f"getattr on {owner!r} is not allowed in a checkpoint.")
+        raise UnsafePickle(f"getattr on {owner!r} is not allowed in a checkpoint.")
     method = getattr(owner, name)
     if not inspect.isfunction(method):
-        raise pickle.UnpicklingError(f"getattr of {name!r} is not allowed in a checkpoint.")
+        raise UnsafePickle(f"getattr of {name!r} is not allowed in a checkpoint.")
     return method
 
 
@@ -232,23 +233,38 @@ def _register_safe_globals() -> None:
         torch.serialization.add_safe_globals([(item, name) for name, item in _checkpoint_globals().items()])
 
 
-def load_safely(path: str) -> Any:
+class UnsafePickle(pickle.UnpicklingError):
+    """A pickle names something that is not allowed in a checkpoint, and could run code."""
+
+
+# What torch's restricted unpickler says of such a name, among the other things that can be wrong with a file.
+_UNSAFE = re.compile("GLOBAL|unrecognized function|allowlisted|is not allowed in a checkpoint")
+
+
+def load_safely(file: str | BinaryIO) -> Any:
     """Reads a checkpoint without running code that it might carry.
 
     Older torch cannot be told which classes to trust beside tensors, so there the same ones
     are allowed through an unpickler of our own.
 
     Args:
-        path: the file to read; tensors are put on the CPU.
+        file: path of the file to read, or the open file; tensors are put on the CPU.
 
     Raises:
-        pickle.UnpicklingError: if the file holds anything but tensors, plain containers and
-            what mmengine writes.
+        UnsafePickle: if the file holds anything but tensors, plain containers and what mmengine
+            writes.
+        Exception: of many kinds, if it is no whole checkpoint.
     """
     import torch
 
     if _knows_safe_globals():
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            reason = str(error).split("WeightsUnpickler error: ")[-1]
+            if _UNSAFE.search(reason):
+                raise UnsafePickle(f"not allowed in a checkpoint: {reason.split(' was not')[0]}") from error
+            raise
 
     from torch._weights_only_unpickler import _get_allowed_globals
 
@@ -258,14 +274,14 @@ def load_safely(path: str) -> Any:
         def find_class(self, module: str, name: str) -> Any:
             key = f"{module}.{name}".replace("__builtin__.", "builtins.")
             if key not in allowed:
-                raise pickle.UnpicklingError(f"{key} is not allowed in a checkpoint.")
+                raise UnsafePickle(f"{key} is not allowed in a checkpoint.")
             return allowed[key]
 
     def load(file: Any, **kwargs: Any) -> Any:
         return Unpickler(file, **kwargs).load()
 
     restricted = types.SimpleNamespace(Unpickler=Unpickler, load=load, __name__="pickle")
-    return torch.load(path, map_location="cpu", pickle_module=restricted)
+    return torch.load(file, map_location="cpu", pickle_module=restricted)
 
 
 def prepare() -> None:

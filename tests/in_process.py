@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from mmengine.logging import MMLogger
+from mmengine.utils import ManagerMixin
 
 from tests.conftest import ROOT
 
@@ -21,6 +22,14 @@ class Done(NamedTuple):
 
     returncode: int
     stdout: str
+
+
+def forget_runs(kind: Any = ManagerMixin) -> None:
+    """Forgets what mmengine keeps by a run's name, which another run of the same second would share."""
+    for cls in kind.__subclasses__():
+        if cls is not MMLogger:
+            cls._instance_dict.clear()
+            forget_runs(cls)
 
 
 def call_tool(name: str, *arguments: Any, check: bool = True) -> Done:
@@ -46,6 +55,7 @@ def call_tool(name: str, *arguments: Any, check: bool = True) -> Done:
             printed.write(traceback.format_exc())
         finally:
             logger.setLevel(level)
+            forget_runs()
     done = Done(status, printed.getvalue())
     assert not check or done.returncode == 0, done.stdout[-6000:]
     return done

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 
 import cankd  # noqa: F401  (registers everything before the configuration is read)
-from cankd.engine.launch import add_run_arguments, leave_process_group, load_config
+from cankd.engine.launch import add_run_arguments, leave_process_group, load_config, run_errors
 from cankd.engine.predictions import DumpPredictions
 from cankd.engine.runner import Runner
 from cankd.inference import is_distillation_config, load_student
@@ -38,8 +38,7 @@ def evaluate(cfg: Config, checkpoint: str, out: str | None) -> None:
     runner.test()
 
 
-def main() -> None:
-    args = parse_args()
+def main(args: argparse.Namespace) -> None:
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise ValueError(f"--out: got {args.out}, expected a name that ends in .pkl.")
     cfg = load_config(args)
@@ -51,4 +50,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    args = parse_args()
+    with run_errors(args.debug):
+        main(args)

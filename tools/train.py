@@ -10,7 +10,7 @@ import argparse
 from mmengine.device import get_device
 
 import cankd  # noqa: F401  (registers everything before the configuration is read)
-from cankd.engine.launch import add_run_arguments, explained_downloads, leave_process_group, load_config
+from cankd.engine.launch import add_run_arguments, check_teacher_file, leave_process_group, load_config, run_errors
 from cankd.engine.runner import Runner
 
 
@@ -23,8 +23,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
+def main(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     if args.amp:
         if get_device() == "cpu":
@@ -39,10 +38,12 @@ def main() -> None:
             raise ValueError("--auto-scale-lr: the config has no auto_scale_lr.base_batch_size; add it.")
         cfg.auto_scale_lr.enable = True
     cfg.resume = args.resume
-    with explained_downloads(cfg):
-        Runner.from_cfg(cfg).train()
+    check_teacher_file(cfg)
+    Runner.from_cfg(cfg).train()
     leave_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    args = parse_args()
+    with run_errors(args.debug):
+        main(args)

@@ -6,15 +6,16 @@ import argparse
 import contextlib
 import gc
 import os
+import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Iterator
 
 from mmengine.config import Config, DictAction
 from torch import distributed
 
-from cankd.checkpoint import why_not_fetched
+from cankd.analysis.files import one_line_errors
+from cankd.checkpoint import add_trust_argument, local_file
 from cankd.inference import read_config
 
 
@@ -29,6 +30,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="overrides of the configuration, key=value; teacher_ckpt=FILE replaces the teacher's checkpoint "
         "whatever the configuration. A list is written key=a,b or key='[a,b]', without blanks.",
     )
+    add_trust_argument(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
@@ -54,40 +57,43 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-@contextlib.contextmanager
-def explained_downloads(cfg: Config) -> Iterator[None]:
-    """Says what to do where a checkpoint's file is missing or its URL cannot be reached.
+def check_teacher_file(cfg: Config) -> None:
+    """Refuses a configuration whose teacher's checkpoint is a file that does not exist.
 
     Args:
-        cfg: the configuration that runs inside.
+        cfg: the configuration that is about to run.
 
     Raises:
-        FileNotFoundError: if the teacher's checkpoint is a file that does not exist.
-        RuntimeError: in place of a download's own error.
+        FileNotFoundError: if it is.
     """
     teacher = cfg.model.get("teacher_ckpt")
-    if teacher and "://" not in teacher and not Path(teacher).is_file():
+    if teacher and "://" not in teacher and not local_file(teacher).is_file():
         raise FileNotFoundError(
             f"model.teacher_ckpt: got {teacher}, expected an existing file. Train the teacher first (where no "
             "checkpoint is published, the head of the config names the command), or give a file with --cfg-options "
             "teacher_ckpt=FILE."
         )
-    try:
+
+
+@contextlib.contextmanager
+def run_errors(debug: bool) -> Iterator[None]:
+    """Ends a run that fails with one line instead of a traceback.
+
+    Args:
+        debug: leaves the traceback.
+
+    Raises:
+        SystemExit: in place of any other error, with its message.
+    """
+    if debug:
         yield
+        return
+    try:
+        with one_line_errors():
+            yield
     except Exception as error:
-        url = _url_being_fetched(error)
-        if url is None:
-            raise
-        other = ", or give it with --cfg-options teacher_ckpt=FILE" if url == teacher else ""
-        raise RuntimeError(f"{why_not_fetched(url, error)}{other}.") from error
-
-
-def _url_being_fetched(error: Exception) -> str | None:
-    """What torch.hub, through which the libraries fetch every checkpoint, was at work on when an error came up."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_globals.get("__name__") == "torch.hub" and "url" in frame.f_locals:
-            return frame.f_locals["url"]
-    return None
+        message = " ".join(str(error).split()) or "no message"
+        sys.exit(f"{type(error).__name__}: {message} (--debug shows where)")
 
 
 def leave_process_group() -> None:

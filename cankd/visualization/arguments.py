@@ -13,6 +13,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 
 from cankd.analysis.files import one_line_errors
+from cankd.checkpoint import add_trust_argument
 from cankd.inference import load_model, read_config, repo_of
 from cankd.stack import module_of
 from cankd.visualization.features import CHANNEL_REDUCTIONS
@@ -48,6 +49,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, default={}, help="overrides of the configurations, key=value"
     )
+    add_trust_argument(parser)
 
 
 def add_map_arguments(parser: argparse.ArgumentParser) -> None:

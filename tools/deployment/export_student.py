@@ -39,7 +39,7 @@ from cankd.analysis.export import (
     weights_sha256,
 )
 from cankd.analysis.files import one_line_errors, sha256, write_text
-from cankd.checkpoint import load_checkpoint_file, local_file
+from cankd.checkpoint import add_trust_argument, load_checkpoint_file, local_file
 from cankd.inference import in_scope, load_model, part_state_dict, prepare, read_config
 from cankd.stack import without_chatter
 from cankd.visualization.features import list_images
@@ -58,6 +58,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--opset", type=int, default=17, help="of ONNX")
     parser.add_argument("--metrics", type=Path, help="JSON that tools/test.py wrote, to be kept with the file")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="overrides of the config, key=value")
+    add_trust_argument(parser)
     return parser.parse_args()
 
 

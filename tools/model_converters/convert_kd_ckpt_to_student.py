@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from cankd.analysis.files import one_line_errors
-from cankd.checkpoint import load_checkpoint_file, save_whole, student_state_dict
+from cankd.checkpoint import add_trust_argument, load_checkpoint_file, save_whole, student_state_dict
 
 
 def main() -> None:
@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="checkpoint of a distillation run")
     parser.add_argument("--out-path", type=Path, help="folder to write to; the checkpoint's own by default")
     parser.add_argument("--inplace", action="store_true", help="replace the checkpoint instead")
+    add_trust_argument(parser)
     args = parser.parse_args()
     folder = args.out_path or args.checkpoint.parent
     target = args.checkpoint if args.inplace else folder / f"{args.checkpoint.stem}_student.pth"

@@ -9,13 +9,14 @@ import argparse
 from pathlib import Path
 
 from cankd.analysis.files import one_line_errors
-from cankd.checkpoint import load_checkpoint_file, save_whole
+from cankd.checkpoint import add_trust_argument, load_checkpoint_file, save_whole
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Keep a checkpoint's weights, in half precision")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("out", type=Path)
+    add_trust_argument(parser)
     args = parser.parse_args()
     with one_line_errors():
         state_dict = load_checkpoint_file(args.checkpoint)["state_dict"]
