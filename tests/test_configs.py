@@ -308,7 +308,8 @@ def test_segmentation_leaf(name):
     assert cfg.optim_wrapper.optimizer == dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=5e-4)
     assert cfg.train_cfg.max_iters == 80000 and cfg.train_cfg.val_interval == 8000
     assert cfg.default_hooks.checkpoint.interval == 8000
-    assert cfg.train_dataloader.batch_size == 2
+    assert cfg.train_dataloader.batch_size == 2 and cfg.find_unused_parameters is True
+    assert cfg.val_cfg.type == "DistillValLoop"
     data = get_config("mmseg::_base_/datasets/cityscapes.py")
     for key in ("train_dataloader", "val_dataloader", "val_evaluator", "test_evaluator"):
         assert _plain({**cfg[key], "batch_size": 0}) == _plain({**data[key], "batch_size": 0}), key
@@ -342,7 +343,7 @@ def test_detr_leaf(name):
     assert cfg.optim_wrapper.paramwise_cfg.custom_keys == custom_keys
     assert cfg.train_cfg.max_epochs == epochs and cfg.train_dataloader.batch_size == batch
     assert [(s.type, s.milestones) for s in cfg.param_scheduler] == [("MultiStepLR", [step])]
-    assert cfg.val_cfg.type == "ValLoop" and cfg.find_unused_parameters is True
+    assert cfg.val_cfg.type == "ValLoop" and "find_unused_parameters" not in cfg
     stock = get_config(DET.format(student))
     for key in ("train_dataloader", "val_dataloader", "val_evaluator", "test_evaluator"):
         assert _plain({**cfg[key], "batch_size": 0}) == _plain({**stock[key], "batch_size": 0}), key
@@ -406,6 +407,16 @@ def test_every_teacher_without_a_checkpoint_has_its_training_configuration():
         assert changed.pop(("backbone", "init_cfg", "checkpoint")) == "torchvision://resnet101"
         assert changed == R101_BACKBONE
         assert _plain(cfg.train_dataloader) == _plain(cfg_stock.train_dataloader)
+
+
+def test_the_student_that_mmdet_lacks_has_its_training_configuration():
+    (file,) = (ROOT / "configs" / "students").glob("*.py")
+    cfg, stock = Config.fromfile(file), get_config(DET.format(f"{SWIN_L}12e_coco"))
+    mine, theirs = _flat(_plain(cfg.model)), _flat(_plain(stock.model))
+    assert file.stem == "dino-5scale_swin-b_8xb2-12e_coco"
+    assert {key: value for key, value in mine.items() if theirs.get(key) != value} == SWIN_B
+    for key in ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg", "auto_scale_lr"):
+        assert _plain(cfg[key]) == _plain(stock[key]), key
 
 
 def _plain(config: Any) -> Any:

@@ -67,7 +67,7 @@ def methods_table(models: list[dict]) -> str:
     for pair in dict.fromkeys(model["row"] for model in models if "method" in model):
         for model in models:
             other = "method" in model
-            if model["row"] == pair and (other or "/cankd_" in model["config"]):
+            if model["row"].split(",")[0] == pair and (other or "/cankd_" in model["config"]):
                 name = f"[{model.get('method', 'CanKD')}](../configs/{model['config']})"
                 source = model["source"] if other else model["paper"] and f"CanKD, table {model['table']}"
                 rows.append(

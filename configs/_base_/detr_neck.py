@@ -19,4 +19,3 @@ distiller = dict(
     distill_losses={name: losses[name] for name in list(losses)[:3]},
     loss_forward_mappings={name: mappings[name] for name in list(losses)[:3]},
 )
-find_unused_parameters = True

@@ -1,6 +1,6 @@
 # Distillation of a segmenter's backbone: the last stages' maps, the student's mapped to the teacher's
 # channels by a 1x1 convolution. Stock Cityscapes data, 80k iterations, the published optimizer
-# (2 GPUs, batch 2 each).
+# (2 GPUs, batch 2 each), a validation that knows the teacher's score.
 _base_ = [
     "mmseg::_base_/datasets/cityscapes.py",
     "mmseg::_base_/schedules/schedule_80k.py",
@@ -32,4 +32,5 @@ model = dict(
 find_unused_parameters = True
 train_dataloader = dict(batch_size=2)
 auto_scale_lr = dict(enable=False, base_batch_size=4)
+val_cfg = dict(type="DistillValLoop")
 default_hooks = dict(checkpoint=dict(type="DistillCheckpointHook"))

@@ -17,3 +17,6 @@ method = dict(
         },
     )
 )
+# Of RepPoints and FCOS, and of two-stage detectors.
+large_weights = dict(foreground_weight=1.6e-3, background_weight=8e-4, attention_weight=8e-4, global_weight=8e-6)
+two_stage_weights = dict(foreground_weight=5e-5, background_weight=2.5e-5, attention_weight=5e-5, global_weight=5e-7)

@@ -3,17 +3,7 @@ _base_ = ["../cankd/cankd_fpn_faster-rcnn_r101_faster-rcnn_r50_2x_coco.py", "../
 # As published for two-stage detectors: P2-P5, with weights of their own.
 model = _base_.method
 model.distiller.loss_forward_mappings.pop("loss_fpn4")
-model.distiller.distill_losses.pop("loss_fpn4")
-model.distiller.distill_losses.update(
-    {
-        f"loss_fpn{level}": dict(
-            type="FGDLoss",
-            in_channels=256,
-            foreground_weight=5e-5,
-            background_weight=2.5e-5,
-            attention_weight=5e-5,
-            global_weight=5e-7,
-        )
-        for level in range(4)
-    }
+model.distiller.distill_losses = dict(
+    _delete_=True,
+    **{f"loss_fpn{level}": dict(type="FGDLoss", in_channels=256, **_base_.two_stage_weights) for level in range(4)},
 )

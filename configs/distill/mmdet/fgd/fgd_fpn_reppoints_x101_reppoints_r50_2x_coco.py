@@ -3,15 +3,5 @@ _base_ = ["../cankd/cankd_fpn_reppoints_x101_reppoints_r50_2x_coco.py", "../../.
 # As published for RepPoints, with weights of its own.
 model = _base_.method
 model.distiller.distill_losses.update(
-    {
-        f"loss_fpn{level}": dict(
-            type="FGDLoss",
-            in_channels=256,
-            foreground_weight=1.6e-3,
-            background_weight=8e-4,
-            attention_weight=8e-4,
-            global_weight=8e-6,
-        )
-        for level in range(5)
-    }
+    {f"loss_fpn{level}": dict(type="FGDLoss", in_channels=256, **_base_.large_weights) for level in range(5)}
 )

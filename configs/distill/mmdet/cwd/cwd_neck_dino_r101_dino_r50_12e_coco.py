@@ -1,0 +1,5 @@
+_base_ = ["../cankd/cankd_neck_dino_r101_dino_r50_12e_coco.py", "../../../_base_/methods/cwd_neck.py"]
+
+# Nothing is inherited.
+model = _base_.method
+custom_hooks = []
