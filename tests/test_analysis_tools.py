@@ -520,14 +520,13 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(distilled, mini_data, tm
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = evaluations()
-    assert 2 <= before < 6 and not killed.exists()
+    assert 2 <= before < 6 and not (tmp_path / "killed_results.pkl").exists()
     done = call_tool("analysis_tools/test_robustness.py", *first, "--out", killed, *common)
     assert f"6 evaluations, {6 - before} of them to do" in done.stdout
     expected, found = (json.loads(file.with_suffix(".json").read_text()) for file in (whole, killed))
     assert found["models"] == expected["models"] and found["summary"] == expected["summary"]
-    with whole.open("rb") as one, killed.open("rb") as two:
-        layout = pickle.load(one)
-        assert layout == pickle.load(two)
+    layout, other = (pickle.loads((tmp_path / f"{name}_results.pkl").read_bytes()) for name in ("whole", "killed"))
+    assert layout == other
     assert layout["teacher"]["glass_blur"][2] == expected["models"]["teacher"]["corrupted"]["glass_blur"]["2"]
     summary = expected["summary"]["percent"]
     assert 0 < summary["student"]["P"] < summary["teacher"]["P"] > 20
@@ -536,7 +535,7 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(distilled, mini_data, tm
 
 @pytest.mark.slow
 def test_checkpoints_of_either_kind_and_kept_images_give_the_same_numbers(distilled, mini_data, tmp_path):
-    """With the published tool's arguments, too."""
+    """With the published tool's arguments, too, and pictures without ``--out``."""
     images, show = tmp_path / "images", tmp_path / "show"
     runs = {
         "run": [*distilled[:2], "--corrupted-dir", images, "--show-dir", show, "--wait-time", 1],
@@ -545,13 +544,19 @@ def test_checkpoints_of_either_kind_and_kept_images_give_the_same_numbers(distil
     common = "--summaries True --final-prints mPC --final-prints-aggregate all --launcher none --names model".split()
     found = {}
     for name, arguments in runs.items():
-        files = ["--out", tmp_path / f"{name}.pkl", "--work-dir", tmp_path / name]
+        files = [
+            "--work-dir",
+            tmp_path / name,
+            *([] if name == "run" else ["--out", tmp_path / name / "robustness.pkl"]),
+        ]
         tail = [*ROBUSTNESS, *common, *files, *options(mini_data)]
         done = call_tool("analysis_tools/test_robustness.py", *arguments, *tail)
         assert "mPC" in done.stdout and "rPC" not in done.stdout
-        found[name] = json.loads((tmp_path / f"{name}.json").read_text())["models"]["model"]
+        assert (tmp_path / name / "robustness_results.pkl").exists()
+        found[name] = json.loads((tmp_path / name / "robustness.json").read_text())["models"]["model"]
     again = [*runs["student"][:3], tmp_path / "show", "--load-dataset", "corrupted", "--names", "model"]
-    message = refused("test_robustness", *again, *ROBUSTNESS, "--out", tmp_path / "student.pkl", *options(mini_data))
+    same = ["--work-dir", tmp_path / "student"]
+    message = refused("test_robustness", *again, *ROBUSTNESS, *same, *options(mini_data))
     assert f"holds results of {{'seed': 0, 'load_dataset': 'corrupted', 'corrupted_dir': '{images}'}}" in message
     for folder in ("images/impulse_noise/2", "show/model/impulse_noise_2"):
         assert len(list((tmp_path / folder).glob("*.png"))) == 8
@@ -580,7 +585,7 @@ def test_robustness_refuses_bad_input(distilled, mini_data, tmp_path):
         ([tmp_path / "absent.py", student, *usual[2:]], "expected an existing file"),
         ([STUDENT, TEACHER_CKPT, *usual[2:4], "--out", tmp_path / "x.pkl", "--corruptions", "None"], "does not fit"),
         ([*usual, "--out", tmp_path / "r.txt"], "ends in .pkl"),
-        ([*usual, "--out", out / "r.pkl"], "r.pkl"),
+        ([*usual, "--out", out.with_suffix(".json") / "r.pkl"], "r.json"),
         ([*usual, "--load-dataset", "corrupted", "--corrupted-dir", tmp_path / "absent"], "expected a folder"),
     ):
         assert message in refused("test_robustness", *arguments)

@@ -51,6 +51,12 @@ VIS = ROOT / "tools/visualizations/vis_configs"
 FPN = VIS / "fpn_from_p2_feature_visualization.py"
 NECK = dict(neck=dict(type="ModuleOutputs", source="neck"))
 P2 = dict(p2=dict(recorder="neck", data_idx=0))
+# As the authors' own file names its source and maps.
+PUBLISHED_FPN = """
+recorders = dict(neck=dict(_scope_='mmrazor', type='ModuleOutputs', source='architecture.neck'))
+mappings = dict(p3=dict(recorder='neck', data_idx=0), p4=dict(recorder='neck', data_idx=1),
+                p5=dict(recorder='neck', data_idx=2), p6=dict(recorder='neck', data_idx=3))
+"""
 
 SEGMENTER = """
 _base_ = ["mmseg::_base_/default_runtime.py"]
@@ -230,6 +236,18 @@ def test_a_planted_feature_peaks_where_it_was_planted(tmp_path):
         assert top <= 4 * row + 2 <= top + 28 and left <= 4 * column + 2 <= left + 28
 
 
+def test_the_published_source_is_the_model_s_own(tmp_path, scene):
+    (tmp_path / "published.py").write_text(PUBLISHED_FPN)
+    vis = Config.fromfile(tmp_path / "published.py")
+    model, cfg = load_model(TEACHER, TEACHER_CKPT)
+    published = FeatureRecorder(model, cfg, vis.recorders, vis.mappings)(scene).maps
+    expected = FeatureRecorder(model, cfg, NECK, vis.mappings)(scene).maps
+    assert list(published) == ["p3", "p4", "p5", "p6"]
+    assert all(torch.equal(published[name], expected[name]) for name in published)
+    with pytest.raises(ValueError, match=r"got source='teacher.neck', which the model does not have"):
+        FeatureRecorder(model, cfg, dict(neck=dict(type="ModuleOutputs", source="teacher.neck")), P2)
+
+
 @pytest.mark.parametrize("covered", [(80, 160), (128, 192)])
 def test_a_map_is_drawn_to_its_place_in_the_image(covered, tmp_path):
     values = np.zeros((8, 16))
@@ -263,13 +281,16 @@ def test_channel_reductions_show_what_they_say():
 def test_published_command_lines_run_on_either_checkpoint(distilled, converted, scene, run_tool, tmp_path):
     published = ["--repo", "mmdet", "--use-norm", "--overlaid", "--channel-reduction", "select_max", "--topk", 20]
     published += ["--arrangement", 4, 5, "--resize-shape", 48, 48, "--alpha", 0.5, "--device", "cpu", "--draw-bbox"]
+    published += ["--local_rank", 0]
+    vis = tmp_path / "published_vis.py"
+    vis.write_text(PUBLISHED_FPN)
     pictures = []
-    commands = (("inside", (CANKD, FPN, distilled), run_tool), ("alone", (STUDENT, FPN, converted), call_tool))
+    commands = (("inside", (CANKD, vis, distilled), run_tool), ("alone", (STUDENT, vis, converted), call_tool))
     for name, files, run in commands:
         out = tmp_path / f"{name}.png"
         run("visualizations/feature_visualization.py", scene, *files, *published, "--out-file", out)
         assert sorted(path.name for path in tmp_path.glob(f"{name}*")) == [
-            f"{name}_{scene.stem}_p{level}.png" for level in (2, 3, 4, 5)
+            f"{name}_{scene.stem}_p{level}.png" for level in (3, 4, 5, 6)
         ]
         pictures.append([_pixels(path) for path in sorted(tmp_path.glob(f"{name}*"))])
     assert all(np.array_equal(*pair) for pair in zip(*pictures))

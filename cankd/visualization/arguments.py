@@ -50,6 +50,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--cfg-options", nargs="+", action=DictAction, default={}, help="overrides of the configurations, key=value"
     )
     add_trust_argument(parser)
+    # Of the published command lines; nothing here runs in several processes.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
 def add_map_arguments(parser: argparse.ArgumentParser) -> None:

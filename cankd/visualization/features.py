@@ -155,6 +155,22 @@ def check_source(model: nn.Module, recorder: Mapping[str, Any], name: str) -> No
         )
 
 
+def own_source(model: nn.Module, recorder: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorder of a model's own modules, where the published files name them as parts of a distillation.
+
+    Args:
+        model: where it is to record.
+        recorder: its configuration; ``architecture.neck``, say, is the model's ``neck``.
+
+    Returns:
+        The configuration for this model.
+    """
+    source, prefix = str(recorder.get("source")), "architecture."
+    if source.startswith(prefix) and not hasattr(model, "architecture"):
+        return {**recorder, "source": source[len(prefix) :]}
+    return dict(recorder)
+
+
 def network_view(batch: Mapping[str, Any], covered: Sequence[int]) -> View:
     """The image as the network sees it: resized and cropped by the test pipeline, not normalised.
 
@@ -176,7 +192,8 @@ class FeatureRecorder:
         model: from :func:`cankd.inference.load_model`. Its in-place activations are switched
             off, so that a record stays what the module put out.
         cfg: its configuration.
-        recorders: name -> recorder configuration, as in mmrazor.
+        recorders: name -> recorder configuration, as in mmrazor; a source may say
+            ``architecture.neck`` for the model's ``neck``, as published files do.
         mappings: name of a map -> ``dict(recorder=..., record_idx=0, data_idx=None)``.
 
     Raises:
@@ -186,6 +203,7 @@ class FeatureRecorder:
     def __init__(
         self, model: BaseModel, cfg: Config, recorders: Mapping[str, Any], mappings: Mapping[str, Any]
     ) -> None:
+        recorders = {name: own_source(model, recorder) for name, recorder in recorders.items()}
         for name, recorder in recorders.items():
             check_source(model, recorder, name)
         for name, mapping in mappings.items():

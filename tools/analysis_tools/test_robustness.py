@@ -1,12 +1,12 @@
 """Measures robustness against image corruptions: P, mPC and rPC of COCO-C's protocol, of one or more models.
 
-python tools/analysis_tools/test_robustness.py CONFIG CHECKPOINT --out FILE.pkl [--corruptions NAME ...]
+python tools/analysis_tools/test_robustness.py CONFIG CHECKPOINT [--out FILE.pkl] [--corruptions NAME ...]
     [--severities N ...] [--also CONFIG CHECKPOINT ...] [--teacher CONFIG CHECKPOINT] [--names NAME ...]
 
 Detection (AP), segmentation (mIoU) and classification (top 1), by the evaluator of the configuration.
 A distillation checkpoint or a student's own, with a distillation configuration or the student's own.
 FILE.json is written after every corruption and severity; the same command goes on from there. At the
-end FILE.pkl holds the metrics as mmdet's tool lays them out and FILE.png the heatmap.
+end FILE_results.pkl holds the metrics, named and laid out as by mmdet's tool, and FILE.png the heatmap.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def parse_args() -> argparse.Namespace:
     add_run_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument(
-        "--out", type=Path, required=True, help="results, FILE.pkl; FILE.json and FILE.png go beside it"
+        "--out",
+        type=Path,
+        help="FILE.pkl: names FILE_results.pkl, FILE.json and FILE.png; robustness.pkl in the work dir by default",
     )
     parser.add_argument(
         "--also", nargs=2, action="append", default=[], metavar=("CONFIG", "CHECKPOINT"), help="another model"
@@ -86,6 +88,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--show-dir", help="write pictures of a detector's predictions")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds that --show shows a picture")
     return parser.parse_args()
+
+
+def results_file(out: Path) -> Path:
+    return out.with_name(f"{out.stem}_results{out.suffix}")
 
 
 def save(state: dict[str, Any], out: Path) -> None:
@@ -260,7 +266,7 @@ def report(args: argparse.Namespace, state: dict[str, Any], names: list[str], co
         clean = {0: results["clean"]} if "clean" in results else {}
         corrupted = {c: {int(s): m for s, m in by.items()} for c, by in results["corrupted"].items()}
         layout[name] = {corruption: {**clean, **by} for corruption, by in (corrupted or {"None": {}}).items()}
-    with whole(args.out) as part:
+    with whole(results_file(args.out)) as part:
         part.write_bytes(pickle.dumps(layout if len(layout) > 1 else layout[names[0]]))
 
     columns = [*args.final_prints, *(["retention"] if args.teacher else [])]
@@ -278,8 +284,9 @@ def report(args: argparse.Namespace, state: dict[str, Any], names: list[str], co
     print_table("mean over severities", names, means)
     labels = ("corruption", f"severity; {metric}, %")
     rows = [corruption.replace("_", " ") for corruption in corruptions]
-    draw_matrices(matrices, rows, [*severities, "mean"], labels, args.out.with_suffix(".png"))
-    print(f"\nWrote {', '.join(str(args.out.with_suffix(end)) for end in ('.json', args.out.suffix, '.png'))}")
+    state_file, picture = args.out.with_suffix(".json"), args.out.with_suffix(".png")
+    draw_matrices(matrices, rows, [*severities, "mean"], labels, picture)
+    print(f"\nWrote {state_file}, {results_file(args.out)}, {picture}")
 
 
 def main() -> None:
@@ -289,7 +296,7 @@ def main() -> None:
     names = args.names or [Path(checkpoint).stem for _, checkpoint, _ in given]
     if len(set(names)) != len(given) or len(names) != len(given):
         sys.exit(f"--names: got {' '.join(names)}, expected {len(given)} different names, one for each checkpoint.")
-    if args.out.suffix not in (".pkl", ".pickle"):
+    if args.out and args.out.suffix not in (".pkl", ".pickle"):
         sys.exit(f"--out: got {args.out}, expected a name that ends in .pkl.")
     if args.load_dataset == "corrupted" and not Path(args.corrupted_dir or "").is_dir():
         sys.exit(f"--corrupted-dir: got {args.corrupted_dir}, expected a folder of corrupted images to load.")
@@ -298,6 +305,7 @@ def main() -> None:
     pairs: list[tuple] = [(None, 0)] if 0 in severities or not corruptions else []
     pairs += [(corruption, severity) for corruption in corruptions for severity in severities if severity]
     with one_line_errors():
+        args.out = args.out or Path(load_config(args).work_dir, "robustness.pkl")
         settings = {"seed": args.seed, "load_dataset": args.load_dataset}
         if args.load_dataset == "corrupted":
             settings["corrupted_dir"] = str(Path(args.corrupted_dir).resolve())
