@@ -21,6 +21,8 @@ PUBLISHED_LOSSES: dict[str, dict[str, Any]] = {
     "NLKD_woIN_Loss": {"instance_norm": False},
     "NLKD_WOSkip_Loss": {"residual": False},
     "NLKD_IN_align_Loss": {"align": True},
+    "NLKD_IN_4x4_Loss": {"pool_size": 4},
+    "NLKD_IN_8x8_Loss": {"pool_size": 8},
 }
 
 # Published module name inside the loss -> ours. With pooling the published phi and g are
@@ -76,10 +78,9 @@ def _published_loss(name: str, differences: dict[str, Any]) -> Callable[..., nn.
         return NLKDINLoss(
             in_channels,
             inter_channels,
-            pool_size=2 if sub_sample else 1,
             batch_norm=bn_layer,
             loss_weight=loss_weight,
-            **differences,
+            **{"pool_size": 2, **differences, **({} if sub_sample else {"pool_size": 1})},
         )
 
     return build

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from mmengine.analysis import get_model_complexity_info
+from mmengine.config import Config
 
+from cankd.analysis.complexity import model_cost
+from cankd.inference import build_model
 from tests.conftest import ROOT
+from tests.in_process import call_tool
 
 METAFILE = yaml.safe_load((ROOT / "configs" / "metafile.yml").read_text(encoding="utf-8"))
 ENTRIES = {Path(entry["config"]).stem: entry for entry in METAFILE["models"]}
@@ -160,3 +166,49 @@ def test_a_published_figure_names_its_source():
             assert (entry["paper"] is None) == (entry["source"] is None), leaf
             if not entry["method"].startswith(("CrossKD", "ACAM-KD")):
                 assert entry["source"] is None or entry["source"].startswith("CanKD, "), leaf
+
+
+TABLE_4 = {
+    "PSPNet R18": (PSPNET, "student"),
+    "PSPNet R101": (PSPNET, "teacher"),
+    "DeepLabV3 R18": (DEEPLAB, "student"),
+    "DeepLabV3 R101": (DEEPLAB, "teacher"),
+    "DeepLabV3 MobileNetV2": (DEEPLAB_MV2, "student"),
+}
+
+
+def _leaf(pair: str) -> Config:
+    return Config.fromfile(ROOT / "configs/distill/mmseg/cankd" / f"cankd_backbone_{pair}.py")
+
+
+@pytest.mark.parametrize("name", TABLE_4)
+def test_table_4_s_costs_of_whole_models_are_made_again(name):
+    """To the printed digit at 1024 x 2048: what is convolved grows with the pixels, what is pooled before does not."""
+    pair, role = TABLE_4[name]
+    sizes = (64, 128), (128, 256)
+    small, large = (model_cost(_leaf(pair), size, role) for size in sizes)
+    fewer, more = (height * width for height, width in sizes)
+    slope = (large.printed[0] - small.printed[0]) / (more - fewer)
+    operations = small.printed[0] + slope * (1024 * 2048 - fewer)
+    found = {"FLOPs": round(operations / 1e9, 2), "parameters": round(small.printed[1] / 1e6, 2)}
+    assert found == {key: BASELINES[name][key] for key in COST}
+    assert small.parameters > small.deployed > small.deployed - small.norms > 0
+
+
+def test_model_costs_are_mmengine_s(tmp_path):
+    cfg = _leaf(PSPNET)
+    expected = get_model_complexity_info(build_model(cfg), (3, 64, 128), show_table=False, show_arch=False)
+    cost = model_cost(cfg, (64, 128))
+    assert (cost.total, cost.parameters) == (expected["flops"], expected["params"])
+    config = ROOT / "configs/demo/quickstart_cankd.py"
+    done = call_tool("analysis_tools/complexity.py", config, "--input-shape", 96, 96, "--out", tmp_path / "cost.json")
+    models = json.loads((tmp_path / "cost.json").read_text())["models"]
+    for role in ("student", "teacher"):
+        parameters = sum(parameter.numel() for parameter in build_model(Config.fromfile(config), role).parameters())
+        assert models[role]["parameters"] == parameters and f"{parameters / 1e6:.2f}" in done.stdout
+    assert sum(models["teacher"]["operations"].values()) > sum(models["student"]["operations"].values()) > 0
+
+
+def test_complexity_refuses_an_image_without_a_configuration():
+    done = call_tool("analysis_tools/complexity.py", "--input-shape", 64, 64, check=False)
+    assert done.returncode == 1 and "expected H W of at least 32 behind a CONFIG" in done.stdout

@@ -43,7 +43,16 @@ def test_reproduces_the_published_losses(case):
 
 
 def test_every_published_class_is_covered():
-    assert {case["upstream_class"] for case in CASES} == set(PUBLISHED_LOSSES)
+    recorded = {case["upstream_class"] for case in CASES}
+    assert set(PUBLISHED_LOSSES) - recorded == {f"NLKD_IN_{size}x{size}_Loss" for size in (4, 8)}
+    assert recorded < set(PUBLISHED_LOSSES)
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_published_pool_sizes_are_the_argument(size):
+    published = MODELS.build(dict(type=f"NLKD_IN_{size}x{size}_Loss", in_channels=8, dimension=2, loss_weight=10))
+    assert published.block.pool_size == size
+    assert MODELS.build(dict(type=f"NLKD_IN_{size}x{size}_Loss", in_channels=8, sub_sample=False)).block.pool_size == 1
 
 
 def test_published_arguments():

@@ -1,22 +1,27 @@
-"""What distillation losses cost: parameters and multiply-adds (supplement, section 5 of CanKD).
+"""What distillation losses and whole models cost: parameters and multiply-adds.
 
-That table counts with thop, whose hooks see modules: convolutions, linear layers and norms, but no
-matrix product. It calls multiply-adds FLOPs. :class:`MultiplyAdds` counts the operations that
-torch runs instead, so the products of attention are in it.
+CanKD's table of losses (supplement, section 5) counts with thop, whose hooks see modules:
+convolutions, linear layers and norms, but no matrix product. It calls multiply-adds FLOPs.
+:class:`MultiplyAdds` counts the operations that torch runs instead, so the products of attention
+are in it. Whole models (CanKD's table 4) are counted by mmengine, operator by operator.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any, NamedTuple, Sequence
 
 import thop
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config
 from mmengine.structures import InstanceData
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cankd.inference import build_model, noise_batch
 from cankd.losses import FGDLoss, NLKDINLoss
 from cankd.reference import ReferenceCanLoss
 
@@ -137,3 +142,74 @@ def loss_costs(shape: tuple[int, int, int, int]) -> dict[str, Cost]:
             seen, _ = thop.profile(module_form, tuple(maps), verbose=False)
         costs[name] = Cost(parameters, int(seen), counted)
     return costs
+
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+class ModelCost(NamedTuple):
+    """Cost of one model for one image.
+
+    ``parameters`` are all of them, ``deployed`` those outside of auxiliary heads, which only
+    training uses, ``norms`` those of norms among the deployed. ``operations`` are a forward
+    pass's up to the raw predictions, by operator, with a multiply-add as one, and
+    ``uncounted`` the calls of custom operators (deformable convolutions), which no count knows.
+    """
+
+    parameters: int
+    deployed: int
+    norms: int
+    operations: dict[str, int]
+    uncounted: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """All operations."""
+        return sum(self.operations.values())
+
+    @property
+    def printed(self) -> tuple[int, int]:
+        """Operations and parameters as CanKD's table 4 counts them: without norms, resizing and auxiliary heads."""
+        left_out = [name for name in self.operations if "norm" in name or name.startswith("upsample")]
+        return self.total - sum(self.operations[name] for name in left_out), self.deployed - self.norms
+
+
+def model_cost(cfg: Config, shape: Sequence[int], role: str = "student") -> ModelCost:
+    """Counts a configuration's model with mmengine's ``FlopAnalyzer``.
+
+    The totals are those of mmengine's ``get_model_complexity_info``, which wraps it.
+
+    Args:
+        cfg: of a distillation or of a single model, with its test pipeline.
+        shape: (H, W) of the image.
+        role: which model of a distillation, ``student`` (default) or ``teacher``.
+
+    Returns:
+        The cost.
+
+    Raises:
+        ValueError: if the configuration has no test pipeline.
+    """
+    model = build_model(cfg, role)
+    deployed = [module for name, module in model.named_children() if name != "auxiliary_head"]
+    data = model.data_preprocessor(noise_batch(cfg, shape), False)
+    model.forward = functools.partial(model.forward, data_samples=data["data_samples"], mode="tensor")
+    with torch.no_grad():
+        analyzer = FlopAnalyzer(model, (data["inputs"],)).unsupported_ops_warnings(False).tracer_warnings("none")
+        operations = {name: int(count) for name, count in analyzer.by_operator().items()}
+        uncounted = {
+            name.split(".")[-1]: count for name, count in analyzer.unsupported_ops().items() if "PythonOp" in name
+        }
+    return ModelCost(
+        sum(parameter.numel() for parameter in model.parameters()),
+        sum(parameter.numel() for module in deployed for parameter in module.parameters()),
+        sum(
+            parameter.numel()
+            for module in deployed
+            for norm in module.modules()
+            if isinstance(norm, NORMS)
+            for parameter in norm.parameters()
+        ),
+        operations,
+        uncounted,
+    )
