@@ -6,7 +6,6 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 root = Path(__file__).parent
-requirements = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
 
 setup(
     name="cankd",
@@ -17,7 +16,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.8",
     packages=find_packages(include=["cankd", "cankd.*"]),
-    install_requires=[line for line in requirements if line and not line.startswith("#")],
+    # torch and the OpenMMLab libraries are found, not required: see requirements.txt.
+    install_requires=["numpy>=1.21", "matplotlib>=3.5"],
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",

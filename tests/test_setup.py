@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import cankd
 from tests.conftest import ROOT, run_command
@@ -127,3 +129,26 @@ def test_pip_install_replaces_nothing(tmp_path):
                        str(checkout))  # fmt: skip
     would = [line for line in done.stdout.splitlines() if line.startswith("Would install")]
     assert would == [f"Would install cankd-{cankd.__version__}"]
+
+
+def test_the_package_requires_nothing_that_it_extends(tmp_path):
+    run_command(sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path))
+    required = (tmp_path / "cankd.egg-info" / "requires.txt").read_text().split()
+    assert required == ["numpy>=1.21", "matplotlib>=3.5"]
+
+
+def _requirements(file):
+    lines = (line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines())
+    return {canonicalize_name(found.name): found for found in map(Requirement, filter(None, lines))}
+
+
+def test_requirements_name_what_is_extended_in_ranges_around_what_is_tested():
+    requirements, pins = _requirements("requirements.txt"), _requirements("requirements/modern.txt")
+    extended = ["mmcv", "mmengine", "mmdetection", "mmsegmentation", "mmpretrain"]
+    assert {f"onedl-{name}" for name in extended} | {"mmrazor"} <= set(requirements)
+    assert not {"torch", "torchvision"} & set(requirements)
+    for name, requirement in requirements.items():
+        (pin,) = pins[name].specifier
+        assert requirement.specifier.contains(pin.version), name
+    # DINO's published weights do not fit the next release.
+    assert not requirements["onedl-mmdetection"].specifier.contains("3.4.6")

@@ -195,7 +195,8 @@ def model_cost(cfg: Config, shape: Sequence[int], role: str = "student") -> Mode
     data = model.data_preprocessor(noise_batch(cfg, shape), False)
     model.forward = functools.partial(model.forward, data_samples=data["data_samples"], mode="tensor")
     with torch.no_grad():
-        analyzer = FlopAnalyzer(model, (data["inputs"],)).unsupported_ops_warnings(False).tracer_warnings("none")
+        analyzer = FlopAnalyzer(model, (data["inputs"],)).tracer_warnings("none")
+        analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         operations = {name: int(count) for name, count in analyzer.by_operator().items()}
         uncounted = {
             name.split(".")[-1]: count for name, count in analyzer.unsupported_ops().items() if "PythonOp" in name
