@@ -14,6 +14,9 @@ _SPATIAL = (2, 3)
 # Attention scores that a block of student positions may hold at once: 36 MB in float32, just
 # over the size up to which glibc may keep freed memory, fragmented, instead of returning it.
 _BLOCK_SCORES = 9 << 20
+# Elements of a map that the closed form of the instance-norm MSE works on at once, in two temporaries:
+# 4 MB each in float32 on CPUs; on GPUs, where every operation has to be launched, 16 MB.
+_CPU_BLOCK, _CUDA_BLOCK = 1 << 20, 1 << 22
 # torch's attention runs in bounded memory on CPUs, too, from this release on.
 _BOUNDED_ATTENTION = digit_version(torch.__version__) >= digit_version("2.2.0")
 
@@ -42,13 +45,19 @@ def _mean_square(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=_SPATIAL, keepdim=True).square() / (x.shape[2] * x.shape[3])
 
 
-def _variance_and_mean(x: Tensor, work: Tensor) -> tuple[Tensor, Tensor]:
-    """Variance and mean over positions, (B, C, 1, 1); ``work`` is overwritten."""
-    if x.is_cuda:
-        return torch.var_mean(x, _SPATIAL, unbiased=False, keepdim=True)
-    # On CPUs torch's own variance takes twenty times as long as these passes together.
-    mean = x.mean(_SPATIAL, keepdim=True)
-    return _mean_square(work.copy_(x).sub_(mean)), mean
+def _channel_blocks(x: Tensor) -> list[slice]:
+    """Slices of channels: few enough at a time to stay in a CPU's cache, and to be small beside the maps."""
+    step = max(1, (_CUDA_BLOCK if x.is_cuda else _CPU_BLOCK) // x[:, 0].numel())
+    return [slice(start, start + step) for start in range(0, x.shape[1], step)]
+
+
+def _shift(x: Tensor, work: Tensor) -> Tensor:
+    """Overwrites ``work``, as large as x or larger, with x minus the value at its first position, by channel.
+
+    Nothing at all is left of a constant channel, and little rounding where the mean is large: no
+    position is further from the mean than sqrt(H W) standard deviations.
+    """
+    return work[:, : x.shape[1]].copy_(x).sub_(x[..., :1, :1])
 
 
 class _InstanceNormMSE(torch.autograd.Function):
@@ -60,22 +69,26 @@ class _InstanceNormMSE(torch.autograd.Function):
         loss = 1/2 mean(v_x i_x^2 + v_y i_y^2 - 2 c i_x i_y).
 
     That sum cancels where the maps agree, so its value is taken as the variance of
-    i_x x - i_y y instead (each normalised map has mean 0) and c follows from it.
+    (x - m_x) i_x - (y - m_y) i_y instead (each normalised map has mean 0) and c follows from it.
+    The maps are shifted (:func:`_shift`) before anything multiplies them, and m are the means of
+    the shifted maps: i is 300 in a constant channel, and so would be the rounding of its value.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        wide = _statistics_dtype(x, y)
-        x_wide, y_wide = x.to(wide), y.to(wide)
-        work = torch.empty_like(x_wide)
-        v_x, m_x = _variance_and_mean(x_wide, work)
-        v_y, m_y = _variance_and_mean(y_wide, work)
-        i_x, i_y = (v_x + eps).rsqrt(), (v_y + eps).rsqrt()
-        work.copy_(x_wide).sub_(m_x).mul_(i_x)
-        work.addcmul_(y_wide, i_y, value=-1).add_(m_y * i_y)
-        squares = _mean_square(work)
-        correlation = (v_x * i_x * i_x + v_y * i_y * i_y - squares) / 2
-        ctx.save_for_backward(x, y, m_x, m_y, i_x, i_y, correlation)
+        blocks = _channel_blocks(x)
+        x_work, y_work = (torch.empty_like(x[:, blocks[0]], dtype=_statistics_dtype(x, y)) for _ in range(2))
+        found = []
+        for block in blocks:
+            x_part, y_part = _shift(x[:, block], x_work), _shift(y[:, block], y_work)
+            m_x, m_y = (part.mean(_SPATIAL, keepdim=True) for part in (x_part, y_part))
+            v_x, v_y = _mean_square(x_part.sub_(m_x)), _mean_square(y_part.sub_(m_y))
+            i_x, i_y = (v_x + eps).rsqrt(), (v_y + eps).rsqrt()
+            squares = _mean_square(x_part.mul_(i_x).addcmul_(y_part, i_y, value=-1))
+            correlation = (v_x * i_x * i_x + v_y * i_y * i_y - squares) / 2
+            found.append((m_x, m_y, i_x, i_y, correlation, squares))
+        *statistics, squares = (torch.cat(parts, dim=1) for parts in zip(*found))
+        ctx.save_for_backward(x, y, *statistics)
         ctx.eps = eps
         return squares.mean() / 2
 
@@ -95,8 +108,14 @@ class _InstanceNormMSE(torch.autograd.Function):
             # 1 - v i^2 = eps i^2
             a = scale * i_x * i_x * (ctx.eps * i_x * i_x + correlation)
             b = -scale * i_x * i_y
-            result = torch.addcmul(-(a * m_x + b * m_y), x.to(a.dtype), a)
-            return result.addcmul_(y.to(a.dtype), b).to(x.dtype)
+            constant = a * m_x + b * m_y
+            blocks, result = _channel_blocks(x), torch.empty_like(x)
+            x_work, y_work = (torch.empty_like(x[:, blocks[0]], dtype=a.dtype) for _ in range(2))
+            for block in blocks:
+                x_part, y_part = _shift(x[:, block], x_work), _shift(y[:, block], y_work)
+                x_part.mul_(a[:, block]).sub_(constant[:, block])
+                result[:, block] = x_part.addcmul_(y_part, b[:, block])
+            return result
 
         grad_x = gradient(x, y, m_x, m_y, i_x, i_y) if ctx.needs_input_grad[0] else None
         grad_y = gradient(y, x, m_y, m_x, i_y, i_x) if ctx.needs_input_grad[1] else None
@@ -172,7 +191,9 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
     torch's own attention does that if keys and values have one width and lie contiguously.
     Older releases materialise the matrix on CPUs; there, blocks of queries that the backward
-    pass computes again bound the memory.
+    pass computes again bound the memory. Keys and values are centred over the positions first: the
+    weights of a query add up to 1 and do not change with a constant in its scores, so the result is
+    the same, and the rounding of large means stays out of the weights and of their gradients.
 
     Args:
         q: queries, (B, N, C').
@@ -182,12 +203,15 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (B, N, C'').
     """
+    # No gradient misses what is taken off: over the positions of k and v those gradients add up to zero.
+    k_mean, v_mean = (part.detach().mean(1, keepdim=True) for part in (k, v))
+    k, v = k - k_mean, v - v_mean
     if not _BOUNDED_ATTENTION:
-        return _in_blocks(lambda q, k, v: (q @ k.transpose(1, 2)).softmax(-1) @ v, q, k, v)
+        return _in_blocks(lambda q, k, v: (q @ k.transpose(1, 2)).softmax(-1) @ v, q, k, v) + v_mean
     width = v.shape[-1]
     common = max(width, k.shape[-1])
     q, k, v = (F.pad(part, (0, common - part.shape[-1]))[:, None].contiguous() for part in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[:, 0, :, :width]
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[:, 0, :, :width] + v_mean
 
 
 def relu_sum_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
