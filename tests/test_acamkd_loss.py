@@ -285,3 +285,25 @@ def test_bad_maps_are_refused():
         ACAMKDLoss(8)(torch.zeros(2, 8, 5, 7), torch.zeros(2, 8, 10, 14))
     with pytest.raises(TypeError, match="data_idx"):
         ACAMKDLoss(8)((torch.zeros(2, 8, 5, 7),), torch.zeros(2, 8, 5, 7))
+
+
+@pytest.mark.parametrize("diversity", ["pairs", "ratio"])
+def test_masks_that_underflow_keep_their_quotients(diversity):
+    underflown, variant = 0, dict(mask_source="teacher", diversity=diversity)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        loss = ACAMKDLoss(4, num_masks=3, **variant)
+        # The means of a map that no norm follows.
+        student, teacher = torch.randn(2, 4, 3, 5) + 60, torch.randn(2, 4, 3, 5) + 60
+        with torch.no_grad():
+            underflown += any(bool((mask.sum(2) == 0).any()) for mask in loss.masks(student, teacher).values())
+        x = student.requires_grad_()
+        got = loss(x, teacher)
+        (gradient,) = torch.autograd.grad(torch.stack(list(got.values())).sum(), x)
+        wide = student.detach().double().requires_grad_()
+        expected = _by_loops(loss.double(), wide, teacher.double(), **variant)
+        (wanted,) = torch.autograd.grad(torch.stack(list(expected.values())).sum(), wide)
+        for name in expected:
+            assert relative_error(got[name], expected[name]) < 1e-3, (seed, name)
+        assert relative_error(gradient, wanted) < 1e-3, seed
+    assert underflown > 2

@@ -41,18 +41,39 @@ class CrossAttentionFusion(nn.Module):
         )
 
 
-def pairwise_dice(masks: Tensor) -> Tensor:
+def scaled_masks(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """``sigmoid(logits)`` as masks whose largest value is 1 and the logarithms of what that value was.
+
+    Neither underflows where the sigmoid does: quotients of masks are defined there, too.
+
+    Args:
+        logits: (B, M, L).
+
+    Returns:
+        Masks (B, M, L) and logarithms (B, M, 1), which are constants to autograd: multiplied out, the
+        two have the sigmoid's gradient, and what does not depend on a mask's scale has its own.
+    """
+    logarithms = F.logsigmoid(logits)
+    largest = logarithms.detach().amax(2, keepdim=True)
+    return (logarithms - largest).exp(), largest
+
+
+def pairwise_dice(masks: Tensor, log_scales: Tensor | None = None) -> Tensor:
     """The mean Dice coefficient of the pairs of an image's masks: 1 if all are equal, 0 if none overlap.
 
     Args:
         masks: (B, M, L), of values between 0 and 1.
+        log_scales: (B, M, 1), logarithms of factors on the masks, see :func:`scaled_masks`. Defaults to 0.
 
     Returns:
         A scalar; 0 for a single mask.
     """
+    scales = masks.new_zeros(1) if log_scales is None else log_scales - log_scales.transpose(1, 2)
+    # Of each pair, relative to the larger one of the two.
+    one, other = scales.clamp(max=0).exp(), (-scales).clamp(max=0).exp()
     products = masks @ masks.transpose(1, 2)
     squares = products.diagonal(dim1=1, dim2=2)
-    dice = 2 * products / (squares[:, :, None] + squares[:, None])
+    dice = 2 * one * other * products / (one.square() * squares[:, :, None] + other.square() * squares[:, None])
     count = masks.shape[1]
     # A mask's Dice coefficient with itself is 1.
     return (dice.sum((1, 2)) - count).mean() / max(count * (count - 1), 1)
@@ -160,7 +181,7 @@ class ACAMKDLoss(nn.Module):
         self.in_channels = in_channels
         self.teacher_asks = query == "teacher"
         self.normalization = normalization
-        self.overlap = overlap_ratio if diversity == "ratio" else pairwise_dice
+        self.diversity = diversity
         self.instance_norm = instance_norm
         self.distill_weight = distill_weight
         self.diversity_weight = diversity_weight
@@ -196,23 +217,25 @@ class ACAMKDLoss(nn.Module):
         check_equal_sizes(s_feature, t_feature)
         with torch.autocast(s_feature.device.type, enabled=False):
             student, teacher = widen(s_feature, t_feature)
-            masks = self.masks(student, teacher)
+            logits = self.logits(student, teacher)
             if self.instance_norm:
                 student, teacher = F.instance_norm(student), F.instance_norm(teacher)
             squares = (student - teacher).square().flatten(2)
-            if not masks:
+            if not logits:
                 everything = squares.new_ones(len(squares), 1, 1)
                 unmasked = self._weighted(everything, squares.sum((1, 2))[:, None], squares[0].numel())
                 return {"unmasked": self.distill_weight * unmasked}
             parts: dict[str, Tensor] = {}
-            for name, summed_over in (("channel", 2), ("spatial", 1)):
-                if name in masks:
-                    shared = squares.shape[summed_over]
-                    part = self._weighted(masks[name], squares.sum(summed_over), shared)
-                    parts[name] = self.distill_weight * part
+            overlaps = []
+            for name, kind in logits.items():
+                summed_over = {"channel": 2, "spatial": 1}[name]
+                masks, log_scales = scaled_masks(kind)
+                weights = masks if self.normalization == "weights" else kind.sigmoid()
+                part = self._weighted(weights, squares.sum(summed_over), squares.shape[summed_over])
+                parts[name] = self.distill_weight * part
+                overlaps.append(self._overlap(masks, log_scales))
             if self.learns:
-                overlaps = torch.stack([self.overlap(mask) for mask in masks.values()])
-                parts["diversity"] = self.diversity_weight * overlaps.sum()
+                parts["diversity"] = self.diversity_weight * torch.stack(overlaps).sum()
             return parts
 
     def masks(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
@@ -225,18 +248,28 @@ class ACAMKDLoss(nn.Module):
         Returns:
             ``channel`` (B, M, C) and ``spatial`` (B, M, H W), as far as they are wanted.
         """
-        masks: dict[str, Tensor] = {}
+        return {name: logits.sigmoid() for name, logits in self.logits(student, teacher).items()}
+
+    def logits(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        """What the masks are the sigmoid of, see :meth:`masks`."""
+        logits: dict[str, Tensor] = {}
         if self.channel_selectors is None and self.spatial_selectors is None:
-            return masks
+            return logits
         if self.fusion is None:
             fused = teacher.flatten(2).transpose(1, 2)
         else:
             fused = self.fusion(teacher, student) if self.teacher_asks else self.fusion(student, teacher)
         if self.channel_selectors is not None:
-            masks["channel"] = (self.channel_selectors @ fused.mean(1, keepdim=True)).sigmoid()
+            logits["channel"] = self.channel_selectors @ fused.mean(1, keepdim=True)
         if self.spatial_selectors is not None:
-            masks["spatial"] = (self.spatial_selectors @ fused.transpose(1, 2)).sigmoid()
-        return masks
+            logits["spatial"] = self.spatial_selectors @ fused.transpose(1, 2)
+        return logits
+
+    def _overlap(self, masks: Tensor, log_scales: Tensor) -> Tensor:
+        """The diversity loss of one kind of masks, from :func:`scaled_masks`."""
+        if self.diversity == "pairs":
+            return pairwise_dice(masks, log_scales)
+        return overlap_ratio(masks * (log_scales - log_scales.amax(1, keepdim=True)).exp())
 
     def _weighted(self, masks: Tensor, squares: Tensor, shared: int) -> Tensor:
         """<M, d>, averaged over masks and images.
