@@ -117,6 +117,23 @@ def test_alignment_of_a_single_position_is_finite():
     assert torch.equal(aligned, teacher) and student.grad is not None and torch.isfinite(student.grad).all()
 
 
+@pytest.mark.parametrize("value", [0.0, 1000.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_gradient_of_a_constant_channel_stays_in_range(dtype, value):
+    student, teacher = (torch.randn(2, 4, 5, 6).to(dtype) for _ in range(2))
+    student[:, 0] = value
+    upstream = torch.randn(2, 4, 5, 6)
+    wide = student.double().requires_grad_()
+    (align(student.requires_grad_(), teacher) * upstream).sum().backward()
+    (align(wide, teacher.double()) * upstream).sum().backward()
+    assert student.grad is not None and wide.grad is not None
+    limit = torch.finfo(dtype).max
+    if dtype == torch.float16:
+        assert wide.grad.abs().max() > limit
+    assert relative_error(student.grad, wide.grad.clamp(-limit, limit)) < TOLERANCE[dtype]
+    assert relative_error(student.grad[:, 1:], wide.grad[:, 1:]) < TOLERANCE[dtype]
+
+
 def _before_activation(convolution, x):
     return convolution.norm(convolution.conv(x)) if convolution.with_norm else convolution.conv(x)
 

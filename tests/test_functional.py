@@ -62,6 +62,20 @@ def test_instance_norm_mse_survives_large_means_in_float32():
     assert relative_error(functional.instance_norm_mse(x, y), _expected(x.double(), y.double())) < 1e-3
 
 
+@pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0])
+@pytest.mark.parametrize("value", [0.1, 1.0, 10.0, 1000.0, 1234.567])
+def test_instance_norm_mse_gradient_of_a_channel_far_from_zero_in_float32(value, spread, monkeypatch):
+    monkeypatch.setattr(functional, "_CPU_BLOCK", 3 * 2 * 25 * 42)  # blocks of 3, 3 and 2 channels
+    x, y = torch.randn(2, 2, 8, 25, 42).unbind()
+    for feature in (x, y):
+        feature[:, 3] = value + spread * feature[:, 3]
+    wide_x, wide_y = (feature.double().requires_grad_() for feature in (x, y))
+    functional.instance_norm_mse(x.requires_grad_(), y.requires_grad_()).backward()
+    _expected(wide_x, wide_y).backward()
+    assert relative_error(x.grad, wide_x.grad) < 1e-6
+    assert relative_error(y.grad, wide_y.grad) < 1e-6
+
+
 def test_instance_norm_mse_second_derivative():
     assert torch.autograd.gradgradcheck(functional.instance_norm_mse, _maps((2, 2, 3, 4)))
 
@@ -110,6 +124,22 @@ def test_softmax_attention_equals_the_definition_in_one_and_in_many_blocks(monke
         assert relative_error(got, expected) < 1e-12
         for grad, wanted in zip(torch.autograd.grad(got.square().sum(), (q, k, v)), expected_grads):
             assert relative_error(grad, wanted) < 1e-12
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_softmax_attention_keeps_the_rounding_of_large_means_out(bounded, monkeypatch):
+    monkeypatch.setattr(functional, "_BOUNDED_ATTENTION", bounded and functional._BOUNDED_ATTENTION)
+    q, k, v = (torch.randn(2, 40, 64) + 100 for _ in range(3))
+    upstream = torch.randn(2, 40, 64)
+    wide = [part.double().requires_grad_() for part in (q, k, v)]
+    narrow = [part.requires_grad_() for part in (q, k, v)]
+    expected = (wide[0] @ wide[1].transpose(1, 2)).softmax(-1) @ wide[2]
+    got = functional.softmax_attention(*narrow)
+    assert relative_error(got, expected) < 1e-5
+    wanted = torch.autograd.grad(expected, wide, upstream.double())
+    largest = max(grad.norm().item() for grad in wanted)
+    for grad, other in zip(torch.autograd.grad(got, narrow, upstream), wanted):
+        assert relative_error(grad, other, largest) < 1e-3
 
 
 def test_relu_sum_attention_equals_the_definition_in_many_blocks(monkeypatch):

@@ -89,6 +89,23 @@ def test_equals_the_reference_in_float32(affinity):
     _compare(ours, reference, *_maps((2, 16, 13, 21), torch.float32), TOLERANCE[torch.float32])
 
 
+def _student_gradient(loss, x, y):
+    x = x.clone().requires_grad_()
+    loss(x, y).backward()
+    return x.grad
+
+
+@pytest.mark.parametrize("constant", [True, False], ids=["one constant channel", "all channels"])
+@pytest.mark.parametrize(("affinity", "mean"), [("dot_product", 1234.567), ("gaussian", 100.0)])
+def test_large_means_do_not_drown_the_gradient_in_rounding(affinity, mean, constant):
+    x, y = _maps((2, 64, 24, 24), torch.float32)
+    for feature in (x, y):
+        feature[:, slice(0, 1) if constant else slice(None)].mul_(not constant).add_(mean)
+    ours, reference = _pair(64, torch.float32, affinity=affinity)
+    expected = _student_gradient(reference, x.double(), y.double())
+    assert relative_error(_student_gradient(ours, x, y), expected) < TOLERANCE[torch.float32]
+
+
 @pytest.mark.parametrize("affinity", ["dot_product", "embedded_gaussian", "concatenation"])
 @pytest.mark.parametrize("inputs", [torch.float32, torch.bfloat16])
 def test_bfloat16_autocast(affinity, inputs):

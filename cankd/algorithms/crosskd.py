@@ -30,6 +30,8 @@ def align(student: Tensor, teacher: Tensor, eps: float = 1e-6) -> Tensor:
     """Gives the student's map the teacher's mean and standard deviation in each channel.
 
     Statistics are over the batch and all positions, in float32 at least, the deviation unbiased.
+    The gradient of a constant channel is 1 / eps times the one that comes in: in float16, where that
+    is out of range, it is the largest number that there is, so that no inf comes up here.
 
     Args:
         student: (B, C, H, W).
@@ -39,7 +41,10 @@ def align(student: Tensor, teacher: Tensor, eps: float = 1e-6) -> Tensor:
     Returns:
         (B, C, H, W), of at least float32.
     """
+    limit = torch.finfo(student.dtype).max
     student, teacher = widen(student, teacher)
+    if student.requires_grad and limit < torch.finfo(student.dtype).max:
+        student.register_hook(lambda gradient: gradient.where(gradient.isinf(), gradient.clamp(-limit, limit)))
     several = student[:, 0].numel() > 1
     s_std, s_mean = torch.std_mean(student, (0, 2, 3), unbiased=several, keepdim=True)
     t_std, t_mean = torch.std_mean(teacher, (0, 2, 3), unbiased=several, keepdim=True)
