@@ -138,8 +138,8 @@ def export_and_check(
         value of the output.
 
     Raises:
-        ValueError: if the model cannot be exported or the outputs differ by more than
-            :data:`TOLERANCE`.
+        ValueError: if the model cannot be exported, an output is not finite or the outputs differ by
+            more than :data:`TOLERANCE`.
     """
     check_exportable(part)
     with torch.no_grad():
@@ -178,6 +178,13 @@ def _differences(part: DensePart, images: Sequence[Tensor], file: Path, names: S
         with torch.no_grad():
             expected = part(image)
         for name, want, got in zip(names, expected, session.run(list(names), {"image": image.numpy()})):
+            for side, output in (("torch", want.numpy()), ("onnxruntime", got)):
+                if not np.isfinite(output).all():
+                    raise ValueError(
+                        f"{side}'s {name} holds {np.count_nonzero(~np.isfinite(output))} values of {output.size} that "
+                        "are not finite (NaN or inf): there is nothing to compare, and nothing was written. Check the "
+                        "checkpoint's weights and the training's losses."
+                    )
             difference = np.abs(got - want.numpy()).max() / max(want.abs().max().item(), 1e-6)
             errors[name] = max(errors[name], float(difference))
     return errors
