@@ -23,6 +23,7 @@ from tests.in_process import call_tool
 DEMO = ROOT / "configs/demo"
 STUDENT, CANKD = DEMO / "quickstart_student.py", DEMO / "quickstart_cankd.py"
 REPPOINTS = "mmdet::reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco.py"
+PSPNET = "mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py"
 TEACHER_CKPT = DEMO / "quickstart_teacher.pth"
 
 
@@ -127,7 +128,7 @@ MODELS_AND_PARTS: dict[str, tuple[dict, list[str], list[str]]] = {
         ["backbone", "neck"],
         ["neck_3"],
     ),
-    "mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py": (
+    PSPNET: (
         dict(
             backbone=dict(init_cfg=None, base_channels=8, norm_cfg=dict(type="BN")),
             pretrained=None,
@@ -162,6 +163,24 @@ def test_every_kind_of_model_is_exported_as_far_as_it_is_dense(cfg, tmp_path):
         expected = part(images[1])
     for got, want in zip(run_file(tmp_path / "model.onnx", images[1]), expected):
         assert np.allclose(got, want.numpy(), rtol=1e-3, atol=1e-4 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_pspnet_is_exported_at_sizes_that_its_poolings_do_not_divide(dynamic, tmp_path):
+    part = DensePart(stock_model(PSPNET, **MODELS_AND_PARTS[PSPNET][0]))
+    sizes = [(64, 128), (72, 200)] if dynamic else [(64, 128)] * 2
+    errors = export_and_check(part, [torch.randn(1, 3, *size) for size in sizes], tmp_path / "model.onnx", dynamic)
+    assert "decode_head_0" in errors
+    pools = [module for module in part.modules() if isinstance(module, torch.nn.AdaptiveAvgPool2d)]
+    assert [pool.output_size for pool in pools] == [1, 2, 3, 6]  # the model has its own again
+
+
+def test_an_operator_that_onnx_lacks_is_one_line(tmp_path, capfd):
+    model = stock_model(PSPNET, **MODELS_AND_PARTS[PSPNET][0])
+    model.decode_head.psp_modules[2][0] = torch.nn.AdaptiveMaxPool2d(3)
+    with pytest.raises(ValueError, match=r"^EncoderDecoder cannot be exported: .*adaptive_max_pool2d[^\n]*$") as caught:
+        export_and_check(DensePart(model), [torch.randn(1, 3, 64, 128)], tmp_path / "model.onnx")
+    assert len(str(caught.value)) < 300 and "graph(" not in "".join(capfd.readouterr())
 
 
 def test_deformable_convolutions_are_refused_by_name(tmp_path):

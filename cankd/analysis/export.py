@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
+import os
 import warnings
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -72,6 +74,56 @@ def _flatten(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     return [tensor for part in value for tensor in _flatten(part)] if isinstance(value, (tuple, list)) else []
+
+
+def _averages(size: int, count: int) -> Tensor:
+    """The matrix (count, size) whose rows average the bins that adaptive pooling divides ``size`` positions into."""
+    position, number = torch.arange(size), torch.arange(count)[:, None]
+    begin, end = number * size // count, ((number + 1) * size + count - 1) // count
+    return ((position >= begin) & (position < end)).float() / (end - begin)
+
+
+class _AdaptivePoolAsProducts(nn.Module):
+    """Adaptive average pooling for ONNX, which has none: two products with matrices of averages."""
+
+    def __init__(self, output_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.output_size = output_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the averages (B, C, *output_size) of a map (B, C, H, W)."""
+        rows, columns = (_averages(size, count) for size, count in zip(x.shape[2:], self.output_size))
+        return rows @ x @ columns.T
+
+
+@contextlib.contextmanager
+def _exportable_pooling(part: nn.Module) -> Iterator[None]:
+    """Puts :class:`_AdaptivePoolAsProducts` in place of adaptive poolings to more than one position (PSPNet's)."""
+    swapped = []
+    for parent in list(part.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size not in (1, (1, 1)):
+                height, width = child.output_size if isinstance(child.output_size, tuple) else [child.output_size] * 2
+                swapped.append((parent, name, child))
+                setattr(parent, name, _AdaptivePoolAsProducts((height, width)))
+    try:
+        yield
+    finally:
+        for parent, name, child in swapped:
+            setattr(parent, name, child)
+
+
+@contextlib.contextmanager
+def _without_standard_output() -> Iterator[None]:
+    """Swallows what torch's exporter writes past Python: of a graph that it cannot export, every node."""
+    kept = os.dup(1)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def check_exportable(part: DensePart) -> None:
@@ -150,14 +202,16 @@ def export_and_check(
         options["dynamic_axes"] = {name: sizes if name == "image" else {0: "batch"} for name in ("image", *names)}
     if "dynamo" in inspect.signature(torch.onnx.export).parameters:
         options["dynamo"] = False  # the other exporter needs onnxscript
+    pooling = _exportable_pooling(part)
     with whole(path) as file:
         try:
-            with warnings.catch_warnings(), torch.no_grad(), without_chatter():
+            with warnings.catch_warnings(), torch.no_grad(), without_chatter(), _without_standard_output(), pooling:
                 warnings.simplefilter("ignore")  # tracing warns of every shape that becomes a constant
                 torch.onnx.export(part, (images[0],), str(file), **options)
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+            reason = str(error).splitlines()[0].split(" Please feel free")[0].split("  [Caused by")[0].rstrip(".")
             raise ValueError(
-                f"{type(part.model).__name__} cannot be exported: {str(error).splitlines()[0]}. "
+                f"{type(part.model).__name__} cannot be exported: {reason}. "
                 "A fixed size (without --dynamic) may do, mmdeploy may know the operator."
             ) from error
         onnx.checker.check_model(str(file))
