@@ -52,13 +52,12 @@ def _channel_blocks(x: Tensor) -> list[slice]:
 
 
 def _shift(x: Tensor, work: Tensor) -> Tensor:
-    """Puts x minus the value at its first position, by channel, into ``work``, 1-D and long enough.
+    """Puts x minus the value at its first position, by channel, into ``work``, of as many channels or more.
 
     Nothing at all is left of a constant channel, and little rounding where the mean is large: no
     position is further from the mean than sqrt(H W) standard deviations.
     """
-    x = x.to(work.dtype)
-    return torch.sub(x, x[..., :1, :1], out=work[: x.numel()].view(x.shape))
+    return work[:, : x.shape[1]].copy_(x).sub_(x[..., :1, :1])
 
 
 class _InstanceNormMSE(torch.autograd.Function):
@@ -78,7 +77,7 @@ class _InstanceNormMSE(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor, eps: float) -> Tensor:
         blocks = _channel_blocks(x)
-        x_work, y_work = (x.new_empty(x[:, blocks[0]].numel(), dtype=_statistics_dtype(x, y)) for _ in range(2))
+        x_work, y_work = (torch.empty_like(x[:, blocks[0]], dtype=_statistics_dtype(x, y)) for _ in range(2))
         found = []
         for block in blocks:
             x_part, y_part = _shift(x[:, block], x_work), _shift(y[:, block], y_work)
@@ -111,7 +110,7 @@ class _InstanceNormMSE(torch.autograd.Function):
             b = -scale * i_x * i_y
             constant = a * m_x + b * m_y
             blocks, result = _channel_blocks(x), torch.empty_like(x)
-            x_work, y_work = (x.new_empty(x[:, blocks[0]].numel(), dtype=a.dtype) for _ in range(2))
+            x_work, y_work = (torch.empty_like(x[:, blocks[0]], dtype=a.dtype) for _ in range(2))
             for block in blocks:
                 x_part, y_part = _shift(x[:, block], x_work), _shift(y[:, block], y_work)
                 x_part.mul_(a[:, block]).sub_(constant[:, block])

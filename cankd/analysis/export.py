@@ -86,9 +86,9 @@ def _averages(size: int, count: int) -> Tensor:
 class _AdaptivePoolAsProducts(nn.Module):
     """Adaptive average pooling for ONNX, which has none: two products with matrices of averages."""
 
-    def __init__(self, output_size: tuple[int, int]) -> None:
+    def __init__(self, output_size: Any) -> None:
         super().__init__()
-        self.output_size = output_size
+        self.output_size = output_size if isinstance(output_size, tuple) else (output_size, output_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the averages (B, C, *output_size) of a map (B, C, H, W)."""
@@ -103,9 +103,8 @@ def _exportable_pooling(part: nn.Module) -> Iterator[None]:
     for parent in list(part.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size not in (1, (1, 1)):
-                height, width = child.output_size if isinstance(child.output_size, tuple) else [child.output_size] * 2
                 swapped.append((parent, name, child))
-                setattr(parent, name, _AdaptivePoolAsProducts((height, width)))
+                setattr(parent, name, _AdaptivePoolAsProducts(child.output_size))
     try:
         yield
     finally:
