@@ -7,8 +7,9 @@ from typing import Sequence
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import BaseOptimWrapper
 from mmengine.registry import HOOKS
-from torch import nn
+from torch import Tensor, nn
 
 # What is inherited unless a configuration says otherwise. The paper's two-stage rows leave the RPN out.
 DEFAULT_MODULES = ("neck", "bbox_head", "roi_head.bbox_head", "decode_head", "head")
@@ -21,18 +22,26 @@ def _find(model: nn.Module, name: str) -> nn.Module | None:
     return model
 
 
+def _algorithm(runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
 @HOOKS.register_module()
 class InheritTeacherHook(Hook):
     """Starts the student's neck and head from the teacher's weights.
 
     The weights are those that the algorithm's teacher holds, hence of ``teacher_ckpt``,
-    whatever the command line made of it. A cascade teacher gives its first head. Tensors of
-    another shape stay as they were initialised; each is logged. Nothing is done when a run
-    resumes.
+    whatever the command line made of it. A cascade teacher gives its first head. The modules
+    count as initialised then, so that tensors of another shape stay as their constructors made
+    them; each is logged. That is what ``init_cfg`` of type ``Pretrained`` does, with which the
+    published configurations inherit. Nothing is done when a run resumes.
 
     Args:
         modules: names of the student's modules that inherit; those it lacks are passed over.
             Defaults to :data:`DEFAULT_MODULES`.
+        lasting: whether the teacher's weights are copied again after the student's
+            ``init_weights``. DINO's sets the matrices of its encoder and decoder anew; with
+            False they stay so, as in the runs that the paper reports. Defaults to True.
 
     Raises:
         ValueError: before training, if there is no ``teacher_ckpt``, or if no tensor of one of
@@ -41,46 +50,64 @@ class InheritTeacherHook(Hook):
 
     priority = "VERY_LOW"
 
-    def __init__(self, modules: Sequence[str] = DEFAULT_MODULES) -> None:
+    def __init__(self, modules: Sequence[str] = DEFAULT_MODULES, lasting: bool = True) -> None:
         self.modules = tuple(modules)
+        self.lasting = lasting
 
-    def before_train(self, runner) -> None:
-        """Copies the weights and logs, by tensor, what did not fit."""
-        if runner.iter > 0:
+    def before_run(self, runner) -> None:
+        """Copies the weights before a training initialises its model, and keeps it from doing so in the modules."""
+        if runner.iter > 0 or not isinstance(runner.optim_wrapper, BaseOptimWrapper):
             return
         if not runner.cfg.model.get("teacher_ckpt"):
             raise ValueError(
                 "InheritTeacherHook: got a teacher without weights, expected model.teacher_ckpt. Set it in the "
                 "config or with --cfg-options teacher_ckpt=FILE."
             )
-        algorithm = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        found = [name for name in self.modules if isinstance(_find(algorithm.student, name), nn.Module)]
+        student = _algorithm(runner).student
+        for name in self._copy(runner):
+            _find(student, name).is_init = True  # type: ignore[arg-type, union-attr]
+
+    def before_train(self, runner) -> None:
+        """Logs what the student starts with of the teacher, after copying it again if it is to last."""
+        if runner.iter > 0:
+            return
+        if self.lasting:
+            self._copy(runner)
+        for name, (own, given) in self._tensors(runner).items():
+            for key, value in own.items():
+                if key not in given or given[key].shape != value.shape:
+                    theirs = f"has shape {tuple(given[key].shape)}" if key in given else "does not exist"
+                    runner.logger.warning(
+                        f"Not inherited: {name}.{key} has shape {tuple(value.shape)}, the teacher's {theirs}."
+                    )
+            equal = sum(key in given and torch.equal(value, given[key]) for key, value in own.items())
+            runner.logger.info(f"Inherited from the teacher: {equal} of {len(own)} tensors of {name}.")
+
+    def _tensors(self, runner) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """Module name -> the student's and the teacher's tensors, of those that the student has."""
+        algorithm = _algorithm(runner)
+        found = {}
+        for name in self.modules:
+            student, teacher = _find(algorithm.student, name), _find(algorithm.teacher, name)  # type: ignore[arg-type]
+            if isinstance(teacher, nn.ModuleList) and not isinstance(student, nn.ModuleList):
+                teacher = teacher[0]
+            if isinstance(student, nn.Module):
+                found[name] = (student.state_dict(), teacher.state_dict() if isinstance(teacher, nn.Module) else {})
         if not found:
             raise ValueError(f"InheritTeacherHook: the student has none of the modules {', '.join(self.modules)}.")
-        for name in found:
-            self._inherit(runner, name, algorithm)
+        return {name: pair for name, pair in found.items() if pair[0]}  # a classifier's pooling has no tensors
 
-    def _inherit(self, runner, name: str, algorithm: nn.Module) -> None:
-        student = _find(algorithm.student, name)  # type: ignore[arg-type]
-        teacher = _find(algorithm.teacher, name)  # type: ignore[arg-type]
-        if isinstance(teacher, nn.ModuleList) and not isinstance(student, nn.ModuleList):
-            teacher = teacher[0]
-        own = student.state_dict()  # type: ignore[union-attr]
-        if not own:  # a classifier's pooling
-            return
-        given = teacher.state_dict() if isinstance(teacher, nn.Module) else {}
-        taken = [key for key, value in own.items() if key in given and given[key].shape == value.shape]
-        for key in sorted(set(own) - set(taken)):
-            theirs = f"has shape {tuple(given[key].shape)}" if key in given else "does not exist"
-            runner.logger.warning(
-                f"Not inherited: {name}.{key} has shape {tuple(own[key].shape)}, the teacher's {theirs}."
-            )
-        if not taken:
-            raise ValueError(
-                f"InheritTeacherHook: got no tensor of the teacher that fits the student's {name}, expected some. "
-                "List the modules that do fit in the hook's `modules`."
-            )
-        with torch.no_grad():
-            for key in taken:
-                own[key].copy_(given[key])
-        runner.logger.info(f"Inherited from the teacher: {len(taken)} of {len(own)} tensors of {name}.")
+    def _copy(self, runner) -> list[str]:
+        """Copies what fits, and returns the names of the modules."""
+        tensors = self._tensors(runner)
+        for name, (own, given) in tensors.items():
+            taken = [key for key, value in own.items() if key in given and given[key].shape == value.shape]
+            if not taken:
+                raise ValueError(
+                    f"InheritTeacherHook: got no tensor of the teacher that fits the student's {name}, expected some. "
+                    "List the modules that do fit in the hook's `modules`."
+                )
+            with torch.no_grad():
+                for key in taken:
+                    own[key].copy_(given[key])
+        return list(tensors)

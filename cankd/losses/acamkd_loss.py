@@ -13,7 +13,7 @@ from cankd.losses.checks import check_choice, check_equal_sizes, check_maps, che
 QUERIES = ("teacher", "student")
 MASK_SOURCES = ("fusion", "teacher", "fixed_teacher")
 NORMALIZATIONS = ("weights", "elements", "batch")
-DIVERSITIES = ("pairs", "ratio")
+DIVERSITIES = ("ratio", "pairs")
 
 
 class CrossAttentionFusion(nn.Module):
@@ -117,11 +117,11 @@ class ACAMKDLoss(nn.Module):
     - ``instance_norm`` of the maps before d: off, because the text takes the difference of the maps.
     - ``init_std`` of the selectors: random, because equal selectors would stay equal; by default
       1 / sqrt(inputs), which gives the logits the scale of the fused map.
-    - ``diversity``. ``pairs``: the mean Dice coefficient of the pairs of masks
-      (:func:`pairwise_dice`), because the text calls the formula the Dice coefficient, which is one
-      of two masks; the mean keeps lambda free of M. ``ratio``: the two sums over pairs as they are
-      printed, then their quotient (:func:`overlap_ratio`), which most masks can lower by
-      becoming all zeros.
+    - ``diversity``. ``ratio``: the formula as it is printed, the quotient of two sums over pairs
+      (:func:`overlap_ratio`), which most masks can lower by becoming all zeros. ``pairs``: the mean
+      Dice coefficient of the pairs of masks (:func:`pairwise_dice`), because the text calls the
+      formula the Dice coefficient, which is one of two masks; it is (M - 1) times lower for equal
+      masks, so lambda counts that much less.
 
     Args:
         in_channels: C, channels of both maps.
@@ -135,7 +135,7 @@ class ACAMKDLoss(nn.Module):
         spatial_masks: whether there are spatial masks. Defaults to True. With neither, the loss is
             alpha times the unweighted d, normalised alike.
         normalization: ``weights`` (default), ``elements`` or ``batch``.
-        diversity: ``pairs`` (default) or ``ratio``.
+        diversity: ``ratio`` (default), as printed, or ``pairs``.
         instance_norm: whether the maps are instance-normalised before d. Defaults to False.
         init_std: standard deviation of the selectors. Defaults to 1 / sqrt(inputs).
         distill_weight: alpha. Defaults to 1.
@@ -162,7 +162,7 @@ class ACAMKDLoss(nn.Module):
         channel_masks: bool = True,
         spatial_masks: bool = True,
         normalization: str = "weights",
-        diversity: str = "pairs",
+        diversity: str = "ratio",
         instance_norm: bool = False,
         init_std: float | None = None,
         distill_weight: float = 1.0,

@@ -12,6 +12,7 @@ model = dict(
     teacher_ckpt="work_dirs/dino-4scale_r101_8xb2-12e_coco/epoch_12.pth",
     distiller=_base_.distiller,
 )
-custom_hooks = [dict(type="InheritTeacherHook", modules=["neck", "encoder", "decoder", "bbox_head"])]
+# As published: mmdet then initialises the matrices of encoder and decoder anew, and the whole head.
+custom_hooks = [dict(type="InheritTeacherHook", modules=["neck", "encoder", "decoder"], lasting=False)]
 auto_scale_lr = dict(base_batch_size=4)
 default_hooks = dict(checkpoint=dict(type="DistillCheckpointHook"))

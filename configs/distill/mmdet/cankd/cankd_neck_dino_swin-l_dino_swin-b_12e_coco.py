@@ -14,10 +14,10 @@ model = dict(
         neck=dict(in_channels=[128, 256, 512, 1024]),
     ),
     teacher=dict(cfg="mmdet::dino/dino-5scale_swin-l_8xb2-36e_coco.py", backbone=dict(_delete_=True)),
-    teacher_ckpt="https://download.openmmlab.com/mmdetection/v3.0/dino/dino-5scale_swin-l_8xb2-36e_coco/"
+    teacher_ckpt="https://github.com/RistoranteRist/mmlab-weights/releases/download/dino-swinl/"
     "dino-5scale_swin-l_8xb2-36e_coco-5486e051.pth",
     distiller=dict(distill_losses=_base_.losses, loss_forward_mappings=_base_.mappings),
 )
-custom_hooks = [dict(type="InheritTeacherHook", modules=["encoder", "decoder", "bbox_head"])]
+custom_hooks = [dict(type="InheritTeacherHook", modules=["encoder", "decoder"], lasting=False)]
 train_dataloader = dict(batch_size=1)
 auto_scale_lr = dict(base_batch_size=2)

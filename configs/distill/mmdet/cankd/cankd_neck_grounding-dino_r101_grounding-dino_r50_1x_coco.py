@@ -12,6 +12,5 @@ model = dict(
     teacher_ckpt="work_dirs/grounding-dino_r101_scratch_8xb2_1x_coco/epoch_12.pth",
     distiller=_base_.distiller,
 )
-custom_hooks = [dict(type="InheritTeacherHook", modules=["bbox_head"])]
 auto_scale_lr = dict(base_batch_size=4)
 default_hooks = dict(checkpoint=dict(type="DistillCheckpointHook"))

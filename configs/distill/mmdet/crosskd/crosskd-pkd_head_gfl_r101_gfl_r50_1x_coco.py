@@ -1,3 +1,4 @@
-_base_ = ["../cankd/cankd_fpn_gfl_r101_gfl_r50_1x_coco.py", "../../../_base_/methods/pkd_fpn.py"]
+_base_ = ["./crosskd_head_gfl_r101_gfl_r50_1x_coco.py", "../../../_base_/methods/crosskd_pkd.py"]
 
-model = dict(type="CrossKD", **_base_.method)
+losses = {f"loss_fpn{level}": dict(type="PKDLoss", loss_weight=6) for level in range(5)}
+model = dict(distiller=dict(_base_.pkd, distill_losses=losses))

@@ -1,3 +1,4 @@
-_base_ = ["../cankd/cankd_fpn_retinanet_r101_retinanet_r50_2x_coco.py", "../../../_base_/methods/pkd_fpn.py"]
+_base_ = ["./crosskd_head_retinanet_r101_retinanet_r50_2x_coco.py", "../../../_base_/methods/crosskd_pkd.py"]
 
-model = dict(type="CrossKD", **_base_.method)
+losses = {f"loss_fpn{level}": dict(type="PKDLoss", loss_weight=2) for level in range(5)}
+model = dict(distiller=dict(_base_.pkd, distill_losses=losses))

@@ -1,3 +1,16 @@
-_base_ = ["../cankd/cankd_fpn_retinanet_r101_retinanet_r50_2x_coco.py", "../../../_base_/methods/crosskd.py"]
+_base_ = ["../../../_base_/crosskd.py", "mmdet::retinanet/retinanet_r50_fpn_2x_coco.py"]
 
-model = _base_.method
+model = dict(
+    _base_.crosskd,
+    _delete_=True,
+    architecture=dict(
+        type="StockModel",
+        cfg="mmdet::retinanet/retinanet_r50_fpn_2x_coco.py",
+        neck=dict(add_extra_convs="on_output"),
+    ),
+    teacher=dict(type="StockModel", cfg="mmdet::retinanet/retinanet_r101_fpn_2x_coco.py"),
+    teacher_ckpt="https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r101_fpn_2x_coco/"
+    "retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth",
+)
+auto_scale_lr = dict(enable=True, base_batch_size=16)
+default_hooks = dict(checkpoint=dict(type="DistillCheckpointHook"))

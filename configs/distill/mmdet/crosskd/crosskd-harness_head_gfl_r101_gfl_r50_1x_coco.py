@@ -1,0 +1,3 @@
+_base_ = ["../cankd/cankd_fpn_gfl_r101_gfl_r50_1x_coco.py", "../../../_base_/methods/crosskd.py"]
+
+model = _base_.method

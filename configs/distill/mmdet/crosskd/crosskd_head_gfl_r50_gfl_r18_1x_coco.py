@@ -1,0 +1,17 @@
+_base_ = ["../../../_base_/crosskd.py", "mmdet::gfl/gfl_r50_fpn_1x_coco.py"]
+
+model = dict(
+    _base_.crosskd,
+    _delete_=True,
+    architecture=dict(
+        type="StockModel",
+        cfg="mmdet::gfl/gfl_r50_fpn_1x_coco.py",
+        backbone=dict(depth=18, init_cfg=dict(checkpoint="torchvision://resnet18")),
+        neck=dict(in_channels=[64, 128, 256, 512]),
+    ),
+    teacher=dict(type="StockModel", cfg="mmdet::gfl/gfl_r50_fpn_1x_coco.py"),
+    teacher_ckpt="https://download.openmmlab.com/mmdetection/v2.0/gfl/gfl_r50_fpn_1x_coco/"
+    "gfl_r50_fpn_1x_coco_20200629_121244-25944287.pth",
+)
+auto_scale_lr = dict(enable=True, base_batch_size=16)
+default_hooks = dict(checkpoint=dict(type="DistillCheckpointHook"))

@@ -1,0 +1,17 @@
+# No checkpoint of the teacher is published; train it first:
+# bash tools/dist_train.sh configs/teachers/retinanet_swin-t-p4-w7_fpn_1x_coco.py 4
+_base_ = ["../../../_base_/crosskd.py", "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"]
+
+model = dict(
+    _base_.crosskd,
+    _delete_=True,
+    architecture=dict(
+        type="StockModel",
+        cfg="mmdet::retinanet/retinanet_r50_fpn_1x_coco.py",
+        neck=dict(add_extra_convs="on_output"),
+    ),
+    teacher=dict(type="StockModel", cfg="mmdet::swin/retinanet_swin-t-p4-w7_fpn_1x_coco.py"),
+    teacher_ckpt="work_dirs/retinanet_swin-t-p4-w7_fpn_1x_coco/epoch_12.pth",
+)
+auto_scale_lr = dict(enable=True, base_batch_size=16)
+default_hooks = dict(checkpoint=dict(type="DistillCheckpointHook"))
