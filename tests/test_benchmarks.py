@@ -137,7 +137,11 @@ def test_steps_that_are_not_the_same_are_not_printed():
         ("benchmark_step.py", ["absent.py"], "expected an existing file"),
         ("benchmark_step.py", [ROOT / "configs/demo/quickstart_student.py"], "expected a distillation configuration"),
         ("benchmark_step.py", [CROSSKD / "crosskd_head_gfl_r101_gfl_r50_1x_coco.py"], "got a model of type CrossKD"),
-        ("benchmark_step.py", [CROSSKD / "crosskd-cankd-harness_head_gfl_r101_gfl_r50_1x_coco.py"], "model of type CrossKD"),
+        (
+            "benchmark_step.py",
+            [CROSSKD / "crosskd-cankd-harness_head_gfl_r101_gfl_r50_1x_coco.py"],
+            "model of type CrossKD",
+        ),
         ("benchmark_step.py", [CANKD, *NO_RECORDERS], "got a distiller without teacher_recorders"),
         ("benchmark_step.py", [CANKD, "--device", "cpu", "--amp"], "--amp: got --device cpu"),
     ],

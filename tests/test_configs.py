@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ SEGMENTATION: dict[str, tuple] = {
     ),
 }
 # Leaf of a DETR -> stock student and what differs, stock teacher and what differs, end of the teacher's
-# checkpoint, levels, inherited modules, epochs, step, learning rate, images for each GPU, per-parameter keys.
+# checkpoint, levels, what is inherited, epochs, step, learning rate, images for each GPU, per-parameter keys.
 DINO = "dino/dino-4scale_r50_8xb2-12e_coco"
 SWIN_L = "dino/dino-5scale_swin-l_8xb2-"
 GDINO = "grounding_dino/grounding_dino_r50_scratch_8xb2_1x_coco"
@@ -158,17 +159,18 @@ SWIN_B = {
 DETR: dict[str, tuple] = {
     "cankd_neck_dino_r101_dino_r50_12e_coco": (
         *(DINO, {("backbone", "frozen_stages"): -1}, DINO, R101_BACKBONE),
-        *("dino-4scale_r101_8xb2-12e_coco/epoch_12", 3, ["neck", "encoder", "decoder", "bbox_head"]),
+        *("dino-4scale_r101_8xb2-12e_coco/epoch_12", 3),
+        {"modules": ["neck", "encoder", "decoder"], "lasting": False},
         *(12, 11, 1e-4, 2, {"backbone": {"lr_mult": 0.1}}),
     ),
     "cankd_neck_dino_swin-l_dino_swin-b_12e_coco": (
         *(f"{SWIN_L}12e_coco", SWIN_B, f"{SWIN_L}36e_coco", {}),
-        *("dino-5scale_swin-l_8xb2-36e_coco-5486e051", 4, ["encoder", "decoder", "bbox_head"]),
+        *("dino-5scale_swin-l_8xb2-36e_coco-5486e051", 4, {"modules": ["encoder", "decoder"], "lasting": False}),
         *(12, 11, 1e-4, 1, {"backbone": {"lr_mult": 0.1}}),
     ),
     "cankd_neck_grounding-dino_r101_grounding-dino_r50_1x_coco": (
         *(GDINO, {}, GDINO, R101_BACKBONE),
-        *("grounding-dino_r101_scratch_8xb2_1x_coco/epoch_12", 3, ["bbox_head"]),
+        *("grounding-dino_r101_scratch_8xb2_1x_coco/epoch_12", 3, None),
         *(12, 11, 1e-4, 2, {"absolute_pos_embed": {"decay_mult": 0.0}, "backbone": {"lr_mult": 0.1}}),
     ),
     "cankd_neck_deformable-detr_r101_deformable-detr_r50_50e_coco": (
@@ -176,6 +178,12 @@ DETR: dict[str, tuple] = {
         *("deformable-detr_r101_16xb2-50e_coco/epoch_50", 3, None),
         *(50, 40, 2e-4, 2, {name: {"lr_mult": 0.1} for name in ("backbone", "sampling_offsets", "reference_points")}),
     ),
+}
+# What lasts in the same leaves where everything does that the published files meant to inherit.
+DETR_DAGGERS = {
+    "dino_r101_dino_r50_12e_coco": ["neck", "encoder", "decoder", "bbox_head"],
+    "dino_swin-l_dino_swin-b_12e_coco": ["encoder", "decoder", "bbox_head"],
+    "grounding-dino_r101_grounding-dino_r50_1x_coco": ["bbox_head"],
 }
 OBJECTS365 = "cankd-dagger_fpn_retinanet_r101_retinanet_r50_1x_objects365v2"
 # Leaf of a classifier -> what differs from the stock ResNet-18, stock teacher, end of the checkpoint,
@@ -195,6 +203,7 @@ TEACHERS = {
     "grounding-dino_r101_scratch_8xb2_1x_coco": GDINO,
     "deformable-detr_r101_16xb2-50e_coco": DEFORMABLE,
     "retinanet_r101_fpn_1x_objects365v2": "objects365/retinanet_r50_fpn_1x_objects365v2",
+    "retinanet_swin-t-p4-w7_fpn_1x_coco": "swin/retinanet_swin-t-p4-w7_fpn_1x_coco",
 }
 FCOS_DIFFERENCES = {
     ("bbox_head", "norm_on_bbox"): True,
@@ -230,7 +239,8 @@ def _differences(model: dict, stock: str) -> dict[tuple, Any]:
 
 def test_every_leaf_is_in_the_table_and_in_the_metafile():
     leaves = {path.stem: path for path in DISTILL.glob("*/cankd/*.py")}
-    assert set(leaves) == {*DETECTION, *SEGMENTATION, *DETR, OBJECTS365, *CLASSIFICATION}
+    daggers = {f"cankd-dagger_neck_{name}" for name in DETR_DAGGERS}
+    assert set(leaves) == {*DETECTION, *SEGMENTATION, *DETR, *daggers, OBJECTS365, *CLASSIFICATION}
     models = yaml.safe_load((ROOT / "configs" / "metafile.yml").read_text(encoding="utf-8"))["models"]
     assert sorted(m["config"] for m in models) == sorted(
         str(path.relative_to(ROOT / "configs")) for path in DISTILL.rglob("*.py")
@@ -244,6 +254,34 @@ def test_leaves_are_short_and_name_no_machine(path):
     text = path.read_text()
     assert len([line for line in text.splitlines() if line.strip()]) <= 25
     assert not any(f"/{root}/" in text for root in ("home", "root", "data", "mnt", "Users"))
+
+
+@functools.lru_cache(maxsize=None)
+def _published_weights(package: str) -> dict[str, str]:
+    """Stock configuration -> where its checkpoint lies, of all metafiles that an installed package ships."""
+    weights = {}
+    for file in (Path(importlib.import_module(package).__file__ or "").parent / ".mim" / "configs").rglob(
+        "metafile.y*ml"
+    ):
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for model in content["Models"] if isinstance(content, dict) else content:
+            if isinstance(model.get("Weights"), str):
+                # OneDL's fork of mmseg and mmpretrain names its own mirror.
+                address = model["Weights"].replace("https://mmassets.onedl.ai/", "https://download.openmmlab.com/")
+                weights[Path(model.get("Config", model["Name"])).stem] = address
+    return weights
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(DISTILL.rglob("*.py")) if "teacher" in path.read_text()],
+    ids=lambda path: path.stem,
+)
+def test_teachers_come_from_where_their_library_says(path):
+    model = Config.fromfile(path).model
+    package, name = model.teacher.cfg.split("::")
+    if not model.teacher_ckpt.startswith("work_dirs/"):
+        assert model.teacher_ckpt == _published_weights(module_of(package))[Path(name).stem]
 
 
 @pytest.mark.parametrize("path", sorted(DISTILL.glob("*/cankd/*.py")), ids=lambda path: path.stem)
@@ -260,7 +298,6 @@ def test_detection_leaf(name):
         FCOS_DIFFERENCES if student == FCOS_R50 else {}
     )
     assert _differences(cfg.model.teacher, DET.format(teacher)) == {}
-    assert cfg.model.teacher_ckpt.startswith("https://download.openmmlab.com/mmdetection/v2.0/")
     assert cfg.model.teacher_ckpt.endswith(f"/{checkpoint}.pth")
     distiller = cfg.model.distiller
     for recorders in (distiller.student_recorders, distiller.teacher_recorders):
@@ -337,7 +374,7 @@ def test_detr_leaf(name):
         }
         for level in range(levels)
     }
-    assert cfg.get("custom_hooks") == (inherited and [{"type": "InheritTeacherHook", "modules": inherited}])
+    assert cfg.get("custom_hooks") == (inherited and [{"type": "InheritTeacherHook", **inherited}])
     assert cfg.optim_wrapper.optimizer == dict(type="AdamW", lr=lr, weight_decay=1e-4)
     assert cfg.optim_wrapper.clip_grad == dict(max_norm=0.1, norm_type=2)
     assert cfg.optim_wrapper.paramwise_cfg.custom_keys == custom_keys
@@ -347,6 +384,16 @@ def test_detr_leaf(name):
     stock = get_config(DET.format(student))
     for key in ("train_dataloader", "val_dataloader", "val_evaluator", "test_evaluator"):
         assert _plain({**cfg[key], "batch_size": 0}) == _plain({**stock[key], "batch_size": 0}), key
+
+
+@pytest.mark.parametrize("name", DETR_DAGGERS)
+def test_detr_dagger_leaf(name):
+    cfg, without = (
+        Config.fromfile(DISTILL / f"mmdet/cankd/{kind}_neck_{name}.py") for kind in ("cankd-dagger", "cankd")
+    )
+    assert cfg.pop("custom_hooks") == [{"type": "InheritTeacherHook", "modules": DETR_DAGGERS[name]}]
+    without.pop("custom_hooks", None)
+    assert cfg.to_dict() == without.to_dict()
 
 
 def test_objects365_leaf():
@@ -398,14 +445,20 @@ def test_every_teacher_without_a_checkpoint_has_its_training_configuration():
     assert set(configs) == set(TEACHERS)
     for name, stock in TEACHERS.items():
         cfg, cfg_stock = Config.fromfile(configs[name]), get_config(DET.format(stock))
-        (leaf,) = [path for path in DISTILL.glob("*/cankd/*.py") if f"work_dirs/{name}/" in path.read_text()]
+        (leaf,) = [path for path in DISTILL.rglob("*.py") if f"work_dirs/{name}/" in path.read_text()]
         distilled = Config.fromfile(leaf)
         assert f"work_dirs/{name}/epoch_{cfg.train_cfg.max_epochs}.pth" == distilled.model.teacher_ckpt
         assert f"configs/teachers/{name}.py" in leaf.read_text()
         mine, theirs = _flat(_plain(cfg.model)), _flat(_plain(cfg_stock.model))
         changed = {key: value for key, value in mine.items() if theirs.get(key) != value}
-        assert changed.pop(("backbone", "init_cfg", "checkpoint")) == "torchvision://resnet101"
-        assert changed == R101_BACKBONE
+        if "swin" in name:
+            # CrossKD's authors trained with 4 images on each GPU and 0.01 for every 16.
+            assert changed == {} and cfg.auto_scale_lr == dict(enable=True, base_batch_size=16)
+            assert cfg.optim_wrapper.optimizer == dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=1e-4)
+            cfg_stock.train_dataloader.batch_size = 4
+        else:
+            assert changed.pop(("backbone", "init_cfg", "checkpoint")) == "torchvision://resnet101"
+            assert changed == R101_BACKBONE
         assert _plain(cfg.train_dataloader) == _plain(cfg_stock.train_dataloader)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -39,7 +38,7 @@ def _models(student, teacher, own: dict = SMALL) -> tuple[nn.Module, nn.Module]:
 
 
 def _runner(student, teacher, folder, *hooks: dict, ckpt: str | None = "teacher.pth") -> Runner:
-    """mmengine's runner of a distillation that ends before its first step."""
+    """Mmengine's runner of a distillation that ends before its first step."""
     teacher.is_init = True
     losses = dict(type="mmrazor.ConfigurableDistiller")
     return Runner(
@@ -123,7 +122,9 @@ def test_a_resumed_run_is_left_alone(tmp_path):
     resumed = _runner(*_models(RETINANET, RETINANET), tmp_path / "second", INHERIT)
     resumed._resume, resumed._load_from = True, str(tmp_path / "iter_5.pth")
     resumed.train()
-    assert resumed.iter == runner.iter + 1 and all((parameter == 0.5).all() for parameter in resumed.model.student.parameters())
+    assert resumed.iter == runner.iter + 1 and all(
+        (parameter == 0.5).all() for parameter in resumed.model.student.parameters()
+    )
     assert "Inherited" not in next((tmp_path / "second").glob("*/*.log")).read_text()
 
 
