@@ -60,14 +60,19 @@ def paper_table(models: list[dict], link: str) -> str:
     return markdown(header, rows)
 
 
-def methods_table(models: list[dict]) -> str:
-    """The other methods on CanKD's pairs, with CanKD's own leaf of each pair first."""
+def methods_table(models: list[dict], recipe: str) -> str:
+    """The other methods with their own recipe, or with CanKD's, its leaf of each pair first."""
     header = ["pair", "method", "metric", "teacher", "student", "reported", "by", "*measured here*"]
     rows = []
-    for pair in dict.fromkeys(model["row"] for model in models if "method" in model):
-        for model in models:
+    wanted = [
+        model
+        for model in models
+        if ("method" in model or "/cankd_" in model["config"]) and model.get("recipe", "CanKD's") == recipe
+    ]
+    for pair in dict.fromkeys(model["row"] for model in wanted if "method" in model):
+        for model in wanted:
             other = "method" in model
-            if model["row"].split(",")[0] == pair and (other or "/cankd_" in model["config"]):
+            if model["row"].split(",")[0] == pair:
                 name = f"[{model.get('method', 'CanKD')}](../configs/{model['config']})"
                 source = model["source"] if other else model["paper"] and f"CanKD, table {model['table']}"
                 rows.append(
@@ -115,7 +120,10 @@ def main() -> None:
             **benchmarks,
         },
         "configs/README.md": {"published table": published_table(cankd)},
-        "docs/methods.md": {"methods table": methods_table(models)},
+        "docs/methods.md": {
+            "methods table": methods_table(models, "CanKD's"),
+            "recipes table": methods_table(models, "own"),
+        },
         "docs/performance.md": benchmarks,
     }
     stale = []
