@@ -21,6 +21,7 @@ from mmrazor.registry import MODELS
 from cankd.engine.runner import Runner
 from cankd.stack import CLASSIFICATION
 from tests.conftest import ROOT, run_command
+from tests.test_own_recipes import ACAMKD, CROSSKD, SEGMENTATION
 from tests.test_training import _options, _records
 from tests.train_leaf import overlay
 
@@ -36,14 +37,15 @@ DINO, SWIN_L = "dino_r101_dino_r50_12e_coco", "dino_swin-l_dino_swin-b_12e_coco"
 GROUNDING_DINO = "grounding-dino_r101_grounding-dino_r50_1x_coco"
 PSPNET_DEEPLAB, DEEPLAB = (f"{teacher}_r101_deeplabv3_r18_80k_cityscapes" for teacher in ("pspnet", "deeplabv3"))
 
+OWN_RECIPES = {*ACAMKD, *CROSSKD, *SEGMENTATION}  # compared there
 # Pair -> the methods that have a leaf. CrossKD needs a head it knows, FGD needs boxes, and plain L2 on
 # RepPoints is a row of CanKD's paper, in CanKD's folder.
 FEATURES = ("acamkd", "cwd", "fbkd", "l2", "mgd", "pkd")
 HARNESS = {
-    RETINANET: (*FEATURES, "fgd", "crosskd", "crosskd-pkd"),
+    RETINANET: (*FEATURES, "fgd", "crosskd-harness", "crosskd-pkd-harness"),
     FASTER_RCNN: (*FEATURES, "fgd"),
     REPPOINTS: ("acamkd", "cwd", "fbkd", "mgd", "pkd", "fgd"),
-    GFL: (*FEATURES, "fgd", "crosskd", "crosskd-pkd", "crosskd-cankd"),
+    GFL: (*FEATURES, "fgd", "crosskd-harness", "crosskd-pkd-harness", "crosskd-cankd-harness"),
     PSPNET: FEATURES,
 }
 LISTED = {
@@ -81,13 +83,13 @@ LEAVES = [(pair, method) for pair, methods in {**HARNESS, **LISTED}.items() for 
 # The others on LISTED pairs are compared, and were trained once: logfile/leaves.
 TRAINED = [*((pair, method) for pair, methods in HARNESS.items() for method in methods), (DINO, "cwd")]
 ONE_OF_EACH = [
-    *((RETINANET, method) for method in ("acamkd", "cwd", "fbkd", "l2", "mgd", "pkd", "fgd", "crosskd")),
+    *((RETINANET, method) for method in ("acamkd", "cwd", "fbkd", "l2", "mgd", "pkd", "fgd", "crosskd-harness")),
     (PSPNET, "acamkd"),
 ]
 
 
 def test_the_harness_is_complete():
-    found = [path for path in DISTILL.rglob("*.py") if path.parent.name != "cankd"]
+    found = [path for path in DISTILL.rglob("*.py") if path.parent.name != "cankd" and path.stem not in OWN_RECIPES]
     assert sorted(found) == sorted(_path(*leaf) for leaf in LEAVES)
 
 
@@ -140,9 +142,9 @@ PUBLISHED: dict[Any, tuple[str, dict[str, Any], int]] = {
     ("cwd", PSPNET_DEEPLAB): ("ChannelWiseDivergence", {"tau": 1, "loss_weight": 5}, 1),
     ("mgd", PSPNET_DEEPLAB): ("MGDLoss", {"alpha_mgd": 2e-5}, 1),
     ("mgd", DEEPLAB): ("MGDLoss", {"alpha_mgd": 2e-5}, 1),
-    "crosskd": ("", {}, 0),
-    "crosskd-pkd": ("PKDLoss", {"loss_weight": 6}, 4),
-    "crosskd-cankd": ("NLKDINLoss", {"loss_weight": 10}, 4),
+    "crosskd-harness": ("", {}, 0),
+    "crosskd-pkd-harness": ("PKDLoss", {"loss_weight": 6}, 4),
+    "crosskd-cankd-harness": ("NLKDINLoss", {"loss_weight": 10}, 4),
 }
 MASKED_SHARE = {RETINANET: 0.65, FASTER_RCNN: 0.45, REPPOINTS: 0.65, GFL: 0.65}
 MASKED_SHARE.update({PSPNET: 0.75, PSPNET_DEEPLAB: 0.75, DEEPLAB: 0.75})
@@ -254,14 +256,21 @@ def test_a_leaf_trains(leaf, data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("pair", "method"), [(RETINANET, "fgd"), (GFL, "crosskd-pkd")])
-def test_the_command_trains_validates_and_saves(pair, method, data, tmp_path):
+@pytest.mark.parametrize(
+    ("pair", "method", "loss"),
+    [
+        (RETINANET, "fgd", "distill.loss_fpn4.foreground"),
+        (GFL, "crosskd-pkd", "crosskd.loss_reg"),
+        (RETINANET, "acamkd-dagger", "distill.loss_fpn4.spatial"),
+    ],
+)
+def test_the_command_trains_validates_and_saves(pair, method, loss, data, tmp_path):
     command = [sys.executable, "-W", "ignore", "-m", "tests.train_leaf", _path(pair, method), data, 128]
     done = run_command(*map(str, [*command, tmp_path / "run", data / "teachers"]), OMP_NUM_THREADS="1")
     records = _records(tmp_path / "run")
     assert len(records) == 2 and "Epoch(val)" in done.stdout
-    name = "distill.loss_fpn4.foreground" if method == "fgd" else "crosskd.loss_reg"
-    assert name in records[1]["losses"] and f"{name}: " in done.stdout
+    assert loss in records[1]["losses"] and f"{loss}: " in done.stdout
+    assert ("Inherited from the teacher" in done.stdout) == ("dagger" in method)
     assert "teacher" not in records[1]["gradients"] and (tmp_path / "run" / "epoch_1.pth").exists()
 
 
