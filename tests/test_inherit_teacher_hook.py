@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from mmengine.runner import Runner
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.registry import MODELS
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from cankd.models import stock_model
 from tests.conftest import ROOT
@@ -44,7 +46,7 @@ def _runner(student, teacher, folder, *hooks: dict, ckpt: str | None = "teacher.
     return Runner(
         SingleTeacherDistill(architecture=student, teacher=teacher, distiller=losses),
         str(folder),
-        train_dataloader=torch.utils.data.DataLoader([0]),
+        train_dataloader=DataLoader(TensorDataset(torch.zeros(1))),
         train_cfg=dict(by_epoch=False, max_iters=0),
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
         default_hooks=dict(checkpoint=None),
@@ -55,7 +57,7 @@ def _runner(student, teacher, folder, *hooks: dict, ckpt: str | None = "teacher.
     )
 
 
-def _started(student, teacher, folder, *hooks: dict) -> tuple[nn.Module, str]:
+def _started(student, teacher, folder, *hooks: dict) -> tuple[Any, str]:
     """The student as a run starts with it, and what the run logged."""
     runner = _runner(student, teacher, folder, *hooks)
     runner.train()

@@ -19,8 +19,8 @@ RETINA_R18, RETINA_R50 = (f"retinanet/retinanet_r{depth}_fpn_1x_coco" for depth 
 RETINA_R50_2X, RETINA_R101_2X = (f"retinanet/retinanet_r{depth}_fpn_2x_coco" for depth in (50, 101))
 FCOS_R50, FCOS_R101 = (f"fcos/fcos_r{depth}-caffe_fpn_gn-head_ms-640-800-2x_coco" for depth in (50, 101))
 ATSS_R50, ATSS_R101 = (f"atss/atss_r{depth}_fpn_1x_coco" for depth in (50, 101))
-ON_OUTPUT = {("neck", "add_extra_convs"): "on_output"}
-R18_BACKBONE = {
+ON_OUTPUT: dict[tuple, Any] = {("neck", "add_extra_convs"): "on_output"}
+R18_BACKBONE: dict[tuple, Any] = {
     ("backbone", "depth"): 18,
     ("backbone", "init_cfg", "checkpoint"): "torchvision://resnet18",
     ("neck", "in_channels"): [64, 128, 256, 512],
@@ -81,13 +81,14 @@ ACAMKD: dict[str, tuple[str, str, dict[str, Any]]] = {
         *(REPPOINTS_R50, "reppoints/reppoints-moment_x101-dconv-c3-c5_fpn-gn_head-gn_2x_coco", {}),
     ),
 }
-for _kind, _arguments in {
+_MASKS: dict[str, dict[str, Any]] = {
     "spatial": {"channel_masks": False},
     "channel": {"spatial_masks": False},
     "student-query": {"query": "student"},
     "fixed": {"mask_source": "fixed_teacher"},
     "teacher": {"mask_source": "teacher"},
-}.items():
+}
+for _kind, _arguments in _MASKS.items():
     ACAMKD[f"acamkd-dagger-{_kind}_fpn_retinanet_r101_retinanet_r50_2x_coco"] = (*RETINANET, _arguments)
 # Leaf of ACAM-KD's segmenters -> stock student, its recorder and its channels.
 SEGMENTATION = {
