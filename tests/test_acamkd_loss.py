@@ -203,6 +203,15 @@ def test_diversity_counts_overlap():
         assert torch.isclose(pairwise_dice(stacked), torch.tensor(dice).double())
 
 
+@pytest.mark.parametrize("masks", [6, 19])
+def test_by_default_equal_masks_have_the_printed_diversity_loss(masks):
+    loss = ACAMKDLoss(4, num_masks=masks).double()
+    for selectors in (loss.channel_selectors, loss.spatial_selectors):
+        torch.nn.init.constant_(selectors, 0.3)
+    # M - 1 for each kind of masks: 5 at M = 6 and 18 at M = 19.
+    assert torch.isclose(loss(*_maps())["diversity"], torch.tensor(2.0 * (masks - 1)).double())
+
+
 def _trained_overlap(diversity_weight):
     """Mean Dice coefficient of both kinds of masks after a training of the loss's own parameters and a student."""
     torch.manual_seed(0)

@@ -11,7 +11,6 @@ from mmengine.hub import get_config
 from mmrazor.registry import MODELS
 
 from cankd.algorithms.crosskd import ADAPTERS
-from cankd.losses.acamkd_loss import overlap_ratio
 from tests.test_configs import DET, DISTILL, DL_MV2, DL_R18, DL_R101, LAYER4, PSP_R18, SEG, _differences, _plain
 
 GFL_R50, GFL_R101 = "gfl/gfl_r50_fpn_1x_coco", "gfl/gfl_r101_fpn_ms-2x_coco"
@@ -161,7 +160,7 @@ def test_crosskd_leaf(name):
 def _built(config: dict, arguments: dict[str, Any]) -> None:
     """The loss of a configuration has the printed formula and weights."""
     loss = MODELS.build(config)
-    assert loss.overlap is overlap_ratio and (loss.distill_weight, loss.diversity_weight) == (1, 1)
+    assert loss.diversity == "ratio" and (loss.distill_weight, loss.diversity_weight) == (1, 1)
     assert loss.normalization == "weights" and not loss.instance_norm
     assert loss.teacher_asks == (arguments.get("query") != "student")
     assert (loss.fusion is not None) == ("mask_source" not in arguments)
