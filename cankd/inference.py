@@ -48,12 +48,22 @@ def read_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> 
     if not Path(path).is_file():
         raise FileNotFoundError(f"config: got {path}, expected an existing file. Check the path.")
     cfg = Config.fromfile(path)
-    cfg.merge_from_dict(cfg_options or {})
     if "model" not in cfg:
         raise ValueError(f"config: {path} has no `model`. Give the configuration of a training.")
-    if "teacher_ckpt" in (cfg_options or {}) and is_distillation_config(cfg):
-        cfg.model.teacher_ckpt = cfg.teacher_ckpt
+    apply_options(cfg, cfg_options or {})
     return cfg
+
+
+def apply_options(cfg: Config, options: dict[str, Any]) -> None:
+    """Applies overrides to a configuration in place.
+
+    Args:
+        cfg: the configuration.
+        options: as of :func:`read_config`.
+    """
+    cfg.merge_from_dict(options)
+    if "teacher_ckpt" in options and is_distillation_config(cfg):
+        cfg.model.teacher_ckpt = cfg.teacher_ckpt
 
 
 def is_distillation_config(cfg: Config) -> bool:

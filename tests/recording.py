@@ -57,3 +57,16 @@ class RecordingHook(Hook):
             name for name, value in given.items() if not torch.equal(value.to(teacher[name]), teacher[name].cpu())
         ]
         assert not changed, f"the teacher changed: {changed}"
+
+
+@HOOKS.register_module()
+class PoisonHook(Hook):
+    """Makes one distillation loss NaN in one iteration, in one process."""
+
+    def __init__(self, at: int, rank: int = 0) -> None:
+        self.at, self.rank = at, rank
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        poisoned = runner.iter == self.at and runner.rank == self.rank
+        model.distiller.distill_losses["loss_fpn0"].loss_weight = float("nan") if poisoned else 4

@@ -417,6 +417,7 @@ DISTRIBUTED = """
 _base_ = ['{root}/configs/demo/quickstart_cankd.py']
 custom_imports = dict(imports=['cankd', 'tests.recording'])
 custom_hooks = [dict(type='RecordingHook')]
+allow_untrained_teacher = True
 atss = dict(type='StockModel', cfg='{stock}', **{small})
 model = dict(type='CrossKD', architecture=dict(_delete_=True, **atss), teacher=dict(_delete_=True, **atss),
              distiller=dict(_delete_=True, type='ConfigurableDistiller'), teacher_ckpt=None)

@@ -13,9 +13,8 @@ from __future__ import annotations
 import argparse
 from typing import Dict, Tuple
 
-from mmengine.config import DictAction
-
 import cankd  # noqa: F401  (registers everything before a configuration is read)
+from cankd.engine.config_checks import KeyValues
 from cankd.inference import ROLES, build_model, is_distillation_config, noise_batch, read_config, repo_of
 from cankd.visualization import arguments
 from cankd.visualization.features import OutputIndex, module_shapes
@@ -36,7 +35,7 @@ def parse_args() -> argparse.Namespace:
         help="of the image; 512 512 by default, 224 224 for classifiers",
     )
     parser.add_argument("--depth", type=int, help="how deep names go: 2 for backbone.layer1; default all")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={}, help="overrides, key=value")
+    parser.add_argument("--cfg-options", nargs="+", action=KeyValues, default={}, help="overrides, key=value")
     args = parser.parse_args()
     if args.depth is not None and args.depth < 1:
         parser.error(f"--depth: got {args.depth}, expected at least 1")

@@ -38,7 +38,8 @@ def evaluate(cfg: Config, checkpoint: str, out: str | None) -> None:
     runner.test()
 
 
-def main(args: argparse.Namespace) -> None:
+def main() -> None:
+    args = parse_args()
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise ValueError(f"--out: got {args.out}, expected a name that ends in .pkl.")
     cfg = load_config(args)
@@ -50,6 +51,5 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    args = parse_args()
-    with run_errors(args.debug):
-        main(args)
+    with run_errors():
+        main()

@@ -23,11 +23,12 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main(args: argparse.Namespace) -> None:
+def main() -> None:
+    args = parse_args()
     cfg = load_config(args)
     if args.amp:
         if get_device() == "cpu":
-            raise RuntimeError("--amp: got a machine without a GPU, which AmpOptimWrapper needs. Leave it out.")
+            raise ValueError("--amp: got a machine without a GPU, which AmpOptimWrapper needs. Leave it out.")
         kind = cfg.optim_wrapper.get("type", "OptimWrapper")
         if kind not in ("OptimWrapper", "AmpOptimWrapper"):
             raise ValueError(f"--amp: got optim_wrapper.type={kind!r}, expected OptimWrapper or AmpOptimWrapper.")
@@ -44,6 +45,5 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    args = parse_args()
-    with run_errors(args.debug):
-        main(args)
+    with run_errors():
+        main()

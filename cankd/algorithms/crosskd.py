@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from mmdet.models.dense_heads import ATSSHead, FCOSHead, GFLHead, RetinaHead
 from mmdet.models.losses.iou_loss import giou_loss, iou_loss
 from mmdet.utils import reduce_mean
-from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from cankd.algorithms.partial_teacher import release_records
-from cankd.checkpoint import load_teacher
+from cankd.algorithms.teacher_distill import TeacherDistill, compute_losses
 from cankd.functional import widen
 
 TOWERS = ("cls_convs", "reg_convs")
@@ -208,7 +207,7 @@ def _recorded_targets(head: Head) -> Iterator[list[tuple[tuple, tuple]]]:
 
 
 @MODELS.register_module()
-class CrossKD(SingleTeacherDistill):
+class CrossKD(TeacherDistill):
     """Cross-head distillation: the teacher's head judges what the student's head began.
 
     (CrossKD, arXiv 2306.11369.) In both towers of the head the student's map behind convolution i,
@@ -259,9 +258,7 @@ class CrossKD(SingleTeacherDistill):
         centerness_weight: float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(distiller, teacher, **kwargs)
-        if teacher_ckpt:
-            load_teacher(self.teacher, teacher_ckpt)
+        super().__init__(distiller, teacher, teacher_ckpt, **kwargs)
         if self.teacher_trainable:
             raise ValueError("CrossKD: got teacher_trainable=True, expected False: its head judges. Leave it out.")
         self.adapter = self._adapter()
@@ -302,6 +299,7 @@ class CrossKD(SingleTeacherDistill):
                 head.feat_channels if self.start else head.in_channels for head in (student, teacher)
             ],
             "num_base_priors": [head.num_base_priors for head in (student, teacher)],
+            "classes": [head.cls_out_channels for head in (student, teacher)],
             "strides": [head.prior_generator.strides for head in (student, teacher)],
         }.items():
             if values[0] != values[1]:
@@ -338,7 +336,7 @@ class CrossKD(SingleTeacherDistill):
             crossed = _entered_at(teacher, self.start, maps)(features)
             targets = self.adapter.targets(student, *calls[0])
             losses.update(add_prefix(self._cross_losses(crossed, judged, targets), "crosskd"))
-            losses.update(add_prefix(self.distiller.compute_distill_losses(), "distill"))
+            losses.update(add_prefix(compute_losses(self.distiller), "distill"))
         release_records(self.distiller)
         return losses
 

@@ -11,7 +11,6 @@ from typing import Any, Callable, ContextManager
 import torch
 from mmcv.cnn.utils.fuse_conv_bn import fuse_conv_bn
 from mmengine.utils import apply_to
-from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
@@ -20,7 +19,7 @@ from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from cankd.checkpoint import load_teacher
+from cankd.algorithms.teacher_distill import TeacherDistill, compute_losses
 
 TEACHER_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -53,7 +52,7 @@ class _WatchedBuffer(list):
 
 
 @MODELS.register_module()
-class PartialTeacherDistill(SingleTeacherDistill):
+class PartialTeacherDistill(TeacherDistill):
     """``SingleTeacherDistill`` whose frozen teacher stops where the last needed record was made.
 
     The teacher's forward pass ends as soon as every teacher recorder holds the records that
@@ -108,9 +107,7 @@ class PartialTeacherDistill(SingleTeacherDistill):
         teacher_compile: bool | dict[str, Any] = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(distiller, teacher, **kwargs)
-        if teacher_ckpt:
-            load_teacher(self.teacher, teacher_ckpt)
+        super().__init__(distiller, teacher, teacher_ckpt, **kwargs)
         self.teacher_eval = teacher_eval
         self.teacher_dtype = teacher_dtype
         self.teacher_channels_last = teacher_channels_last
@@ -197,7 +194,7 @@ class PartialTeacherDistill(SingleTeacherDistill):
         if self.calculate_student_loss:
             losses.update(add_prefix(student_losses, "student"))
         if not self.distillation_stopped:
-            losses.update(add_prefix(self.distiller.compute_distill_losses(), "distill"))
+            losses.update(add_prefix(compute_losses(self.distiller), "distill"))
         release_records(self.distiller)
         return losses
 

@@ -8,15 +8,25 @@ import gc
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Iterator
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from torch import distributed
 
 from cankd.analysis.files import one_line_errors
 from cankd.checkpoint import add_trust_argument, local_file
-from cankd.inference import read_config
+from cankd.engine.config_checks import KeyValues, check_distiller, check_optimizer, check_options, check_top_level
+from cankd.inference import apply_options, is_distillation_config, read_config
+
+# Launcher -> what it sets for each process, and what starts it.
+LAUNCHERS = {
+    "none": ("", ""),
+    "pytorch": ("RANK", "tools/dist_train.sh"),
+    "slurm": ("SLURM_PROCID", "tools/slurm_train.sh"),
+    "mpi": ("OMPI_COMM_WORLD_LOCAL_RANK", "mpirun"),
+}
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,13 +36,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=KeyValues,
         help="overrides of the configuration, key=value; teacher_ckpt=FILE replaces the teacher's checkpoint "
         "whatever the configuration. A list is written key=a,b or key='[a,b]', without blanks.",
     )
     add_trust_argument(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
+    parser.add_argument("--launcher", choices=list(LAUNCHERS), default="none", help="job launcher")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
@@ -51,7 +61,17 @@ def load_config(args: argparse.Namespace) -> Config:
         ValueError: if it has no model.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    cfg = read_config(args.config, args.cfg_options)
+    variable, starter = LAUNCHERS[args.launcher]
+    if variable and variable not in os.environ:
+        raise ValueError(f"--launcher: got {args.launcher}, but {variable} is not set. Start the run with {starter}.")
+    cfg = read_config(args.config)
+    options = args.cfg_options or {}
+    check_options(cfg, options)
+    apply_options(cfg, options)
+    check_top_level(cfg)
+    check_optimizer(cfg)
+    if is_distillation_config(cfg):
+        check_distiller(cfg.model)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
     return cfg
@@ -76,24 +96,30 @@ def check_teacher_file(cfg: Config) -> None:
 
 
 @contextlib.contextmanager
-def run_errors(debug: bool) -> Iterator[None]:
-    """Ends a run that fails with one line instead of a traceback.
-
-    Args:
-        debug: leaves the traceback.
+def run_errors() -> Iterator[None]:
+    """Ends a run that fails with one line; its traceback is shown if the command line has ``--debug``.
 
     Raises:
         SystemExit: in place of any other error, with its message.
     """
-    if debug:
+    if "--debug" in sys.argv:
         yield
         return
     try:
         with one_line_errors():
             yield
     except Exception as error:
-        message = " ".join(str(error).split()) or "no message"
+        message = " ".join(f"{error} {_bare_assertion(error)}".split())
         sys.exit(f"{type(error).__name__}: {message} (--debug shows where)")
+
+
+def _bare_assertion(error: BaseException) -> str:
+    """The line of an assertion that failed without a word, which mmengine's registries may have wrapped."""
+    while error.__context__ is not None:
+        error = error.__context__
+    if not isinstance(error, AssertionError) or str(error):
+        return ""
+    return traceback.extract_tb(error.__traceback__)[-1].line or ""
 
 
 def leave_process_group() -> None:

@@ -12,6 +12,9 @@ from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS
 from torch import distributed, nn
 
+# Hooks of every run, beside mmengine's own default hooks.
+OWN_HOOKS = {"run_checks": {"type": "RunChecksHook"}, "finite_loss": {"type": "FiniteLossHook"}}
+
 
 @MODEL_WRAPPERS.register_module()
 class CPUDistributedDataParallel(MMDistributedDataParallel):
@@ -28,6 +31,15 @@ class Runner(mmengine.runner.Runner):
     there is none, the process group is made here first and the model wrapped without devices.
     SyncBN, which torch has for GPUs only, becomes BN then, as mmengine does in single runs.
     """
+
+    def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
+        """Registers mmengine's hooks and :data:`OWN_HOOKS`, each of which a configuration may change or set to None."""
+        merged = dict(hooks or {})
+        for name, own in OWN_HOOKS.items():
+            given = merged.pop(name, {})
+            if given is not None:
+                merged[name] = {**own, **given}
+        super().register_default_hooks(merged)
 
     def setup_env(self, env_cfg: dict) -> None:
         """Starts the process group with gloo if there is no GPU, then goes on as usual."""

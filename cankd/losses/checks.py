@@ -63,13 +63,17 @@ def check_maps(s_feature: Tensor, t_feature: Tensor, in_channels: int) -> None:
                 f"{side} feature: got shape {shape}, expected 4 dimensions (B, C, H, W). Record a module "
                 "that puts out a map, not a sequence of tokens."
             )
-        if feature.shape[1] != in_channels:
-            raise ValueError(
-                f"{side} feature: got {feature.shape[1]} channels in {shape}, expected in_channels="
-                f"{in_channels}. Set in_channels to the teacher's channels and, if the student's differ, "
-                f"add a connector to the {side}'s side of the mapping: dict(type='ConvModuleConnector', "
-                f"in_channel={feature.shape[1]}, out_channel={in_channels}, norm_cfg=None, act_cfg=None)."
-            )
+    s_channels, t_channels = s_feature.shape[1], t_feature.shape[1]
+    if t_channels != in_channels:
+        raise ValueError(
+            f"teacher feature: got {t_channels} channels in {tuple(t_feature.shape)}, expected in_channels="
+            f"{in_channels}. Set in_channels={t_channels} in the loss{_connector(s_channels, t_channels, ', and ')}."
+        )
+    if s_channels != t_channels:
+        raise ValueError(
+            f"student feature: got {s_channels} channels in {tuple(s_feature.shape)}, expected the teacher's "
+            f"{t_channels}{_connector(s_channels, t_channels, '. To cure it, ')}."
+        )
     if s_feature.device != t_feature.device:
         raise ValueError(
             f"got the student's map on {s_feature.device} and the teacher's on {t_feature.device}, "
@@ -80,6 +84,16 @@ def check_maps(s_feature: Tensor, t_feature: Tensor, in_channels: int) -> None:
             f"got batch {s_feature.shape[0]} (student) and {t_feature.shape[0]} (teacher), expected the same images on "
             "both sides. Check `record_idx` in loss_forward_mappings."
         )
+
+
+def _connector(s_channels: int, t_channels: int, link: str) -> str:
+    """What to add where the student's channels are not the teacher's; nothing where they are."""
+    if s_channels == t_channels:
+        return ""
+    return (
+        f"{link}add a connector to the student's side of the mapping: dict(type='ConvModuleConnector', "
+        f"in_channel={s_channels}, out_channel={t_channels}, norm_cfg=None, act_cfg=None)"
+    )
 
 
 def check_equal_sizes(s_feature: Tensor, t_feature: Tensor, remedy: str = "") -> None:

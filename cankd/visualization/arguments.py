@@ -8,12 +8,13 @@ import warnings
 from pathlib import Path
 from typing import Any, Iterator, NamedTuple, Sequence
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 
 from cankd.analysis.files import one_line_errors
 from cankd.checkpoint import add_trust_argument
+from cankd.engine.config_checks import KeyValues
 from cankd.inference import load_model, read_config, repo_of
 from cankd.stack import module_of
 from cankd.visualization.features import CHANNEL_REDUCTIONS
@@ -47,7 +48,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="device of the models; default cpu")
     parser.add_argument("--repo", help="library of the models, mmdet, mmseg or mmpretrain; found from the config")
     parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, default={}, help="overrides of the configurations, key=value"
+        "--cfg-options", nargs="+", action=KeyValues, default={}, help="overrides of the configurations, key=value"
     )
     add_trust_argument(parser)
     # Of the published command lines; nothing here runs in several processes.

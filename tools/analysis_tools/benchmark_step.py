@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
@@ -37,6 +37,7 @@ from torch import Tensor, nn
 import cankd  # noqa: F401  (registers everything)
 from cankd.analysis.benchmark import environment, headline, in_own_process, joined, markdown_table, measure
 from cankd.analysis.files import one_line_errors, write_text
+from cankd.engine.config_checks import KeyValues
 from cankd.inference import read_config
 from cankd.reference import ReferenceCanLoss
 
@@ -271,7 +272,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/benchmark_step"), help="folder to write to")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="overrides of the configuration, key=value")
+    parser.add_argument("--cfg-options", nargs="+", action=KeyValues, help="overrides of the configuration, key=value")
     args = parser.parse_args()
     args.shape = args.shape or ([800, 1344] if args.device == "cuda" else [400, 672])
     return args

@@ -15,12 +15,12 @@ import io
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
 from mmengine.registry import DATASETS
 
 import cankd  # noqa: F401  (registers everything before the configuration is read)
 from cankd.analysis.confusion import BACKGROUND, confusion_matrix, load_predictions, row_percentages
 from cankd.analysis.files import one_line_errors, write_text
+from cankd.engine.config_checks import KeyValues
 from cankd.inference import in_scope, read_config, test_dataset
 from cankd.stack import without_chatter
 from cankd.visualization.matrices import Matrix, draw_matrices
@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--score-thr", type=float, default=0.3, help="detections below this score are left out")
     parser.add_argument("--tp-iou-thr", type=float, default=0.5, help="IoU for a detection to match an object")
     parser.add_argument("--nms-iou-thr", type=float, help="IoU of another non-maximum suppression")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="overrides of the config, key=value")
+    parser.add_argument("--cfg-options", nargs="+", action=KeyValues, help="overrides of the config, key=value")
     return parser.parse_args()
 
 

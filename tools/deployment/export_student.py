@@ -25,7 +25,7 @@ import onnx
 import onnxruntime
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 
@@ -40,6 +40,7 @@ from cankd.analysis.export import (
 )
 from cankd.analysis.files import one_line_errors, sha256, write_text
 from cankd.checkpoint import add_trust_argument, load_checkpoint_file, local_file
+from cankd.engine.config_checks import KeyValues
 from cankd.inference import in_scope, load_model, part_state_dict, prepare, read_config
 from cankd.stack import without_chatter
 from cankd.visualization.features import list_images
@@ -57,7 +58,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--dynamic", action="store_true", help="let the file take any batch size, height and width")
     parser.add_argument("--opset", type=int, default=17, help="of ONNX")
     parser.add_argument("--metrics", type=Path, help="JSON that tools/test.py wrote, to be kept with the file")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="overrides of the config, key=value")
+    parser.add_argument("--cfg-options", nargs="+", action=KeyValues, help="overrides of the config, key=value")
     add_trust_argument(parser)
     return parser.parse_args()
 
