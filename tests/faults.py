@@ -49,7 +49,7 @@ TRAINING = [
     Fault(
         "a configuration that does not exist", "train.py absent.py", "config: got absent.py, expected an existing file"
     ),
-    Fault("a configuration without a model", "train.py {no_model}", "has no `model`"),
+    Fault("a configuration without a model", "train.py {no_model}", "Give the configuration of a training."),
     Fault("a configuration with a syntax error", "train.py {syntax}", "SyntaxError"),
     Fault("a file that is no configuration", "train.py {text}", "Only py/yml/yaml/json type are supported"),
     Fault("a base that does not exist", TRAIN, "absent_base.py", "_base_ = ['absent_base.py']"),
@@ -402,7 +402,7 @@ def document() -> str:
     lines = [
         "# Faults that were tried",
         "",
-        "Each ends the tool with exit status 1 and one line, which holds what the table says; `--debug` makes",
+        "Each ends the tool with exit status 1 (2 for a wrong command line) and one line, which holds what the table says; `--debug` makes",
         "`train.py` and `test.py` show the traceback. `tests/test_faults.py` tries all of them; this page is written",
         "by `python -m tests.faults`.",
     ]

@@ -225,7 +225,14 @@ def test_bad_arguments_are_refused(arguments, message):
     [
         (torch.zeros(2, 8, 36), torch.zeros(2, 8, 6, 6), ValueError, "expected 4 dimensions"),
         (torch.zeros(2, 4, 6, 6), torch.zeros(2, 8, 6, 6), ValueError, "ConvModuleConnector.*in_channel=4"),
-        (torch.zeros(2, 8, 6, 6), torch.zeros(2, 16, 6, 6), ValueError, "Set in_channels to the teacher's"),
+        (
+            torch.zeros(2, 8, 6, 6),
+            torch.zeros(2, 16, 6, 6),
+            ValueError,
+            "Set in_channels=16 in the loss, and add a connector to the student's .*in_channel=8, out_channel=16",
+        ),
+        (torch.zeros(2, 16, 6, 6), torch.zeros(2, 16, 6, 6), ValueError, "Set in_channels=16 in the loss[.]$"),
+        (torch.zeros(2, 4, 6, 6), torch.zeros(2, 8, 6, 6), ValueError, "To cure it, add a connector to the student's"),
         (torch.zeros(2, 8, 6, 6), torch.zeros(4, 8, 6, 6), ValueError, "batch 2 .*4"),
         (torch.zeros(2, 8, 6, 6), torch.zeros(2, 8, 6, 7), ValueError, "align=True"),
         (torch.zeros(2, 8, 1, 6), torch.zeros(2, 8, 1, 6), ValueError, "pool_size=2"),

@@ -30,9 +30,9 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 import cankd
-from cankd.analysis.files import one_line_errors, sha256, whole, write_text
+from cankd.analysis.files import sha256, whole, write_text
 from cankd.analysis.robustness import GROUPS, find_metric, insert_corruption, select_corruptions, summarise
-from cankd.engine.launch import add_run_arguments, leave_process_group, load_config
+from cankd.engine.launch import add_run_arguments, leave_process_group, load_config, run_errors
 from cankd.engine.runner import Runner
 from cankd.inference import load_model, weights_file
 from cankd.visualization.matrices import Matrix, draw_matrices
@@ -304,7 +304,7 @@ def main() -> None:
     severities = sorted(set(args.severities))
     pairs: list[tuple] = [(None, 0)] if 0 in severities or not corruptions else []
     pairs += [(corruption, severity) for corruption in corruptions for severity in severities if severity]
-    with one_line_errors():
+    with run_errors():
         args.out = args.out or Path(load_config(args).work_dir, "robustness.pkl")
         settings = {"seed": args.seed, "load_dataset": args.load_dataset}
         if args.load_dataset == "corrupted":
