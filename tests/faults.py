@@ -402,9 +402,9 @@ def document() -> str:
     lines = [
         "# Faults that were tried",
         "",
-        "Each ends the tool with exit status 1 (2 for a wrong command line) and one line, which holds what the table says; `--debug` makes",
-        "`train.py` and `test.py` show the traceback. `tests/test_faults.py` tries all of them; this page is written",
-        "by `python -m tests.faults`.",
+        "Each ends the tool with exit status 1 (2 for a wrong command line) and one line, which holds what the table",
+        "says; `--debug` makes `train.py` and `test.py` show the traceback. `tests/test_faults.py` tries all of them;",
+        "this page is written by `python -m tests.faults`.",
     ]
     for title, faults in (("Training", TRAINING), ("Testing", TESTING), ("Other tools", TOOLS)):
         lines += ["", f"## {title}", "", "| fault | answer |", "| --- | --- |"]
