@@ -14,6 +14,7 @@ import argparse
 from typing import Dict, Tuple
 
 import cankd  # noqa: F401  (registers everything before a configuration is read)
+from cankd.analysis.files import at_least
 from cankd.engine.config_checks import KeyValues
 from cankd.inference import ROLES, build_model, is_distillation_config, noise_batch, read_config, repo_of
 from cankd.visualization import arguments
@@ -30,18 +31,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--input-shape",
         nargs=2,
-        type=int,
+        type=at_least(1),
         metavar=("H", "W"),
         help="of the image; 512 512 by default, 224 224 for classifiers",
     )
-    parser.add_argument("--depth", type=int, help="how deep names go: 2 for backbone.layer1; default all")
+    parser.add_argument("--depth", type=at_least(1), help="how deep names go: 2 for backbone.layer1; default all")
     parser.add_argument("--cfg-options", nargs="+", action=KeyValues, default={}, help="overrides, key=value")
-    args = parser.parse_args()
-    if args.depth is not None and args.depth < 1:
-        parser.error(f"--depth: got {args.depth}, expected at least 1")
-    if args.input_shape and min(args.input_shape) < 1:
-        parser.error(f"--input-shape: got {args.input_shape}, expected positive sizes")
-    return args
+    return parser.parse_args()
 
 
 def outputs_of(shapes: Dict[str, Dict[OutputIndex, Shape]], depth: int | None) -> Outputs:

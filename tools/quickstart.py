@@ -25,7 +25,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 
 import cankd  # noqa: F401  (registers everything before a configuration is read)
-from cankd.analysis.files import write_text
+from cankd.analysis.files import at_least, write_text
 from cankd.checkpoint import save_whole
 from cankd.inference import load_model, predict, prepare
 from cankd.models import stock_model
@@ -40,12 +40,12 @@ SHOWN_SCORE = 0.3
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="of initial weights and order of the data")
-    parser.add_argument("--iterations", type=int, default=1200, help="of both students")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of initial weights and order of the data")
+    parser.add_argument("--iterations", type=at_least(1), default=1200, help="of both students")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/quickstart"))
     parser.add_argument("--data", type=Path, default=Path("data/quickstart"))
-    parser.add_argument("--train-images", type=int, default=6000, help="generated training scenes")
-    parser.add_argument("--val-images", type=int, default=400, help="generated validation scenes")
+    parser.add_argument("--train-images", type=at_least(1), default=6000, help="generated training scenes")
+    parser.add_argument("--val-images", type=at_least(1), default=400, help="generated validation scenes")
     parser.add_argument("--train-teacher", action="store_true", help="train the teacher anew (about 40 minutes)")
     return parser.parse_args()
 

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 
 import cankd  # noqa: F401  (registers everything before the configuration is read)
+from cankd.analysis.files import check_writable
 from cankd.engine.launch import add_run_arguments, leave_process_group, load_config, run_errors
 from cankd.engine.predictions import DumpPredictions
 from cankd.engine.runner import Runner
@@ -42,6 +43,8 @@ def main() -> None:
     args = parse_args()
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise ValueError(f"--out: got {args.out}, expected a name that ends in .pkl.")
+    if args.out:
+        check_writable(args.out)
     cfg = load_config(args)
     cfg.load_from = None
     if is_distillation_config(cfg):

@@ -122,6 +122,7 @@ def confusion_matrix(
                 np.array([bool(thing.get("ignore_flag")) for thing in objects], bool),
             )
             detections = (found["bboxes"].numpy(), found["labels"].numpy())
+            _check_classes(detections[1], classes)
             total += detection_confusion(truth, detections, classes, iou_threshold)
         return total
     pairs = (_pixels(sample) if "pred_sem_seg" in sample else _label(sample) for sample in predictions)
@@ -148,8 +149,19 @@ def _label(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 def _count(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Counts pairs; a truth that is no class (255, to be ignored) is left out."""
     known = (truth >= 0) & (truth < classes)
+    _check_classes(predicted[known], classes)
     pairs = truth[known].astype(int) * classes + predicted[known]
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def _check_classes(predicted: np.ndarray, classes: int) -> None:
+    """Refuses predictions of a class that the data set does not have, which no cell could count."""
+    beyond = predicted[(predicted < 0) | (predicted >= classes)]
+    if beyond.size:
+        raise ValueError(
+            f"predictions: got class {beyond[0]}, expected 0 to {classes - 1}, the classes of the config's test data. "
+            "Give the config that they were made with."
+        )
 
 
 def row_percentages(matrix: np.ndarray) -> np.ndarray:

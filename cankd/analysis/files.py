@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import errno
 import hashlib
 import os
 import sys
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
+
+import cv2
+import numpy as np
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type for argparse: whole numbers from ``least`` on."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"got {value}, expected at least {least}")
+        return value
+
+    return integer
 
 
 @contextlib.contextmanager
@@ -49,6 +66,10 @@ def whole(path: str | Path) -> Iterator[Path]:
         part.touch()  # so that a folder that cannot be written to is an OSError, whatever writes
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.filename is None:  # a full disk is reported without the file
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         if part.exists():
             part.unlink()
@@ -58,6 +79,38 @@ def write_text(path: str | Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
     with whole(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Writes an image, whole or not at all; unlike ``cv2.imwrite`` it fails where the disk is full.
+
+    Args:
+        path: the file; its suffix says which format.
+        image: (H, W, 3) uint8, BGR, or (H, W).
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    with whole(path) as part:
+        part.write_bytes(cv2.imencode(Path(path).suffix, image)[1].tobytes())
+
+
+def check_writable(path: str | Path) -> None:
+    """Finds out whether a file can be written, before the work whose result it is to hold.
+
+    Args:
+        path: the file; its folder is made if needed.
+
+    Raises:
+        OSError: if it cannot.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "expected the name of a file, got a folder", str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    probe = path.with_name(f"{path.name}.{os.getpid()}.part")
+    probe.touch()
+    probe.unlink()
 
 
 def sha256(path: str | Path) -> str:

@@ -15,13 +15,12 @@ import os
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
-import cv2
 import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.registry import TRANSFORMS
 
-from cankd.analysis.files import whole
+from cankd.analysis.files import write_image
 
 GROUPS = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -120,8 +119,7 @@ class SeededCorruption(BaseTransform):
         with seeded(*key), contextlib.redirect_stdout(io.StringIO()):  # some corruptions print
             results["img"] = corrupt(image, corruption_name=self.corruption, severity=self.severity)
         if self.folder:
-            with whole(self._kept(self.folder, path)) as part:
-                part.write_bytes(cv2.imencode(".png", results["img"])[1].tobytes())
+            write_image(self._kept(self.folder, path), results["img"])
         return results
 
     def _kept(self, folder: Path, image: Path) -> Path:

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 
-from cankd.analysis.files import one_line_errors
+from cankd.analysis.files import at_least, one_line_errors
 from cankd.checkpoint import add_trust_argument
 from cankd.engine.config_checks import KeyValues
 from cankd.inference import load_model, read_config, repo_of
@@ -60,12 +60,12 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--use-norm", action="store_true", help="standardise each channel over the positions first")
     parser.add_argument("--overlaid", action="store_true", help="draw the maps over the image")
     parser.add_argument("--channel-reduction", choices=CHANNEL_REDUCTIONS, help="show one map of all channels")
-    parser.add_argument("--topk", type=int, default=20, help="without a reduction, how many channels; default 20")
+    parser.add_argument("--topk", type=at_least(0), default=20, help="channels without a reduction; default 20")
     parser.add_argument(
-        "--arrangement", nargs=2, type=int, default=(4, 5), metavar=("ROWS", "COLUMNS"), help="of channels; 4 5"
+        "--arrangement", nargs=2, type=at_least(1), default=(4, 5), metavar=("ROWS", "COLUMNS"), help="of channels; 4 5"
     )
     parser.add_argument(
-        "--resize-shape", nargs=2, type=int, metavar=("H", "W"), help="resize the maps to this many positions"
+        "--resize-shape", nargs=2, type=at_least(1), metavar=("H", "W"), help="resize the maps to this many positions"
     )
     parser.add_argument("--alpha", type=float, default=0.5, help="opacity of maps over the image; default 0.5")
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import cankd  # noqa: F401  (makes mmrazor importable)
 from cankd.analysis.benchmark import available_bytes, environment, headline, in_own_process, markdown_table, measure
-from cankd.analysis.files import one_line_errors, write_text
+from cankd.analysis.files import at_least, one_line_errors, write_text
 from cankd.losses import NLKDINLoss
 from cankd.reference import ReferenceCanLoss
 from cankd.visualization.panels import save_figure
@@ -279,8 +279,8 @@ def parse_args() -> argparse.Namespace:
         choices=["paper", "linear", "ours", "compiled"],
         default=["paper", "linear", "ours"],
     )
-    parser.add_argument("--repeats", type=int, default=11, help="timed passes of each measurement")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--repeats", type=at_least(1), default=11, help="timed passes of each measurement")
+    parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/benchmark_loss"), help="folder to write to")
     return parser.parse_args()
 

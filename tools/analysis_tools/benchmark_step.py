@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 import cankd  # noqa: F401  (registers everything)
 from cankd.analysis.benchmark import environment, headline, in_own_process, joined, markdown_table, measure
-from cankd.analysis.files import one_line_errors, write_text
+from cankd.analysis.files import at_least, one_line_errors, write_text
 from cankd.engine.config_checks import KeyValues
 from cankd.inference import read_config
 from cankd.reference import ReferenceCanLoss
@@ -261,16 +261,19 @@ def parse_args() -> argparse.Namespace:
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help=f"a distillation configuration, of {', '.join(ALGORITHMS)}")
-    parser.add_argument("--shape", nargs=2, type=int, help="of the images; 800 1344 on a GPU, 400 672 on a CPU")
-    parser.add_argument("--batch", type=int, default=2 if gpu else 1, help="images in a step")
+    parser.add_argument("--shape", nargs=2, type=at_least(1), help="of the images; 800 1344 on a GPU, 400 672 on a CPU")
+    parser.add_argument("--batch", type=at_least(1), default=2 if gpu else 1, help="images in a step")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if gpu else "cpu")
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision, on a GPU")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=[step for step in STEPS if step != "compiled"])
-    parser.add_argument("--repeats", type=int, default=7, help="timed steps of each kind")
+    parser.add_argument("--repeats", type=at_least(1), default=7, help="timed steps of each kind")
     parser.add_argument(
-        "--rounds", type=int, default=1, help="times that all steps are gone through, so that a drift meets them alike"
+        "--rounds",
+        type=at_least(1),
+        default=1,
+        help="times that all steps are gone through, so that a drift meets them alike",
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/benchmark_step"), help="folder to write to")
     parser.add_argument("--cfg-options", nargs="+", action=KeyValues, help="overrides of the configuration, key=value")
     args = parser.parse_args()

@@ -30,7 +30,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 import cankd
-from cankd.analysis.files import sha256, whole, write_text
+from cankd.analysis.files import at_least, sha256, whole, write_text
 from cankd.analysis.robustness import GROUPS, find_metric, insert_corruption, select_corruptions, summarise
 from cankd.engine.launch import add_run_arguments, leave_process_group, load_config, run_errors
 from cankd.engine.runner import Runner
@@ -62,9 +62,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--corruptions", nargs="+", default=["benchmark"], choices=names, help="corruptions or groups")
     severities = range(6)
     parser.add_argument("--severities", type=int, nargs="+", default=severities, choices=severities, help="0 is clean")
-    parser.add_argument("--seed", type=int, default=0, help="of the corruptions' noise")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the corruptions' noise")
     parser.add_argument("--metric", help="accuracy to summarise, as the evaluator names it")
-    parser.add_argument("--workers", type=int, help="processes that load and corrupt images")
+    parser.add_argument("--workers", type=at_least(0), help="processes that load and corrupt images")
     parser.add_argument(
         "--load-dataset",
         choices=["original", "corrupted"],
@@ -298,7 +298,7 @@ def main() -> None:
         sys.exit(f"--names: got {' '.join(names)}, expected {len(given)} different names, one for each checkpoint.")
     if args.out and args.out.suffix not in (".pkl", ".pickle"):
         sys.exit(f"--out: got {args.out}, expected a name that ends in .pkl.")
-    if args.load_dataset == "corrupted" and not Path(args.corrupted_dir or "").is_dir():
+    if args.load_dataset == "corrupted" and not (args.corrupted_dir and Path(args.corrupted_dir).is_dir()):
         sys.exit(f"--corrupted-dir: got {args.corrupted_dir}, expected a folder of corrupted images to load.")
     corruptions = select_corruptions(args.corruptions)
     severities = sorted(set(args.severities))

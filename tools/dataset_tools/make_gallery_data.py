@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import cv2
 import numpy as np
 from make_quickstart_data import PHOTOGRAPHS, draw_scene, load_photographs
 from sklearn.datasets import load_digits
+
+from cankd.analysis.files import at_least, one_line_errors, write_image
 
 MARGIN = 3  # pixels around a digit that is cut out
 
@@ -22,16 +23,14 @@ MARGIN = 3  # pixels around a digit that is cut out
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("data/gallery"), help="folder to write")
-    parser.add_argument("--train", type=int, default=1500, help="training scenes")
-    parser.add_argument("--val", type=int, default=100, help="validation scenes")
+    parser.add_argument("--train", type=at_least(1), default=1500, help="training scenes")
+    parser.add_argument("--val", type=at_least(1), default=100, help="validation scenes")
     args = parser.parse_args()
     bunch = load_digits()
     border = len(bunch.images) * 3 // 4
     for split, part in (("train", slice(0, border)), ("val", slice(border, None))):
         digits, labels = (bunch.images[part] / 16).astype(np.float32), bunch.target[part]
         photographs = load_photographs(PHOTOGRAPHS[split])
-        for name in ("images", "labels"):
-            (args.out / split / name).mkdir(parents=True, exist_ok=True)
         for number in range(getattr(args, split)):
             scene, objects = draw_scene(photographs, digits, labels, np.random.default_rng(number))
             # The same digits on black and on white: what differs there is what shows through.
@@ -40,16 +39,15 @@ def main() -> None:
                 for v in (0, 255)
             )
             covered = (white.astype(int) - black).mean(axis=2) < 180
-            cv2.imwrite(str(args.out / split / "images" / f"{number:05d}.png"), scene[..., ::-1])
-            cv2.imwrite(str(args.out / split / "labels" / f"{number:05d}.png"), covered.astype(np.uint8))
+            write_image(args.out / split / "images" / f"{number:05d}.png", scene[..., ::-1])
+            write_image(args.out / split / "labels" / f"{number:05d}.png", covered.astype(np.uint8))
             for index, (label, (x, y, width, height)) in enumerate(objects):
                 top, left = max(y - MARGIN, 0), max(x - MARGIN, 0)
                 cut = scene[top : y + height + MARGIN, left : x + width + MARGIN]
-                folder = args.out / split / "digits" / str(label)
-                folder.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(folder / f"{number:05d}_{index}.png"), cut[..., ::-1])
+                write_image(args.out / split / "digits" / str(label) / f"{number:05d}_{index}.png", cut[..., ::-1])
     print(f"Wrote {args.train + args.val} scenes and their digits to {args.out}.")
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

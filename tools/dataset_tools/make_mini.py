@@ -12,12 +12,14 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Callable, Iterator, List, Tuple
 
 import cv2
 import numpy as np
 from make_quickstart_data import PHOTOGRAPHS, SIZE, draw_scene, load_photographs
 from sklearn.datasets import load_digits
+
+from cankd.analysis.files import at_least, one_line_errors, write_image, write_text
 
 Scene = Tuple[np.ndarray, List[Tuple[int, List[int]]]]
 COCO_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # COCO numbers its 80 classes 1 to 90
@@ -36,11 +38,6 @@ def scenes(split: str, count: int, size: tuple[int, int], seed: int) -> Iterator
         image, objects = draw_scene(photographs, bunch.images / 16, bunch.target, rng)
         image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
         yield image, [(label, [round(v * s) for v, s in zip(box, scale)]) for label, box in objects]
-
-
-def write_image(file: Path, image: np.ndarray) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(file), image[..., ::-1] if image.ndim == 3 else image)
 
 
 def detection_json(categories: list[dict], names: list[str], split_scenes: list[Scene]) -> dict:
@@ -65,11 +62,6 @@ def detection_json(categories: list[dict], names: list[str], split_scenes: list[
     return {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
 
 
-def write_json(file: Path, content: Any) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content))
-
-
 def class_names(dataset: str) -> list[str]:
     import mmdet.datasets
 
@@ -84,8 +76,8 @@ def make_coco(out: Path, split: str, count: int, seed: int) -> None:
     made = list(scenes(split, count, (320, 320), seed))
     names = [f"{number:012d}.jpg" for number in range(1, count + 1)]
     for name, (image, _) in zip(names, made):
-        write_image(out / f"{split}2017" / name, image)
-    write_json(out / "annotations" / f"instances_{split}2017.json", detection_json(categories, names, made))
+        write_image(out / f"{split}2017" / name, image[..., ::-1])
+    write_text(out / "annotations" / f"instances_{split}2017.json", json.dumps(detection_json(categories, names, made)))
 
 
 def make_objects365(out: Path, split: str, count: int, seed: int) -> None:
@@ -95,8 +87,8 @@ def make_objects365(out: Path, split: str, count: int, seed: int) -> None:
     made = list(scenes(split, count, (320, 320), seed))
     names = [f"images/v2/patch0/objects365_v2_{number:08d}.jpg" for number in range(1, count + 1)]
     for name, (image, _) in zip(names, made):
-        write_image(out / split / "patch0" / Path(name).name, image)
-    write_json(out / "annotations" / f"zhiyuan_objv2_{split}.json", detection_json(categories, names, made))
+        write_image(out / split / "patch0" / Path(name).name, image[..., ::-1])
+    write_text(out / "annotations" / f"zhiyuan_objv2_{split}.json", json.dumps(detection_json(categories, names, made)))
 
 
 def make_cityscapes(out: Path, split: str, count: int, seed: int) -> None:
@@ -108,7 +100,7 @@ def make_cityscapes(out: Path, split: str, count: int, seed: int) -> None:
         train_ids[-8:] = 255  # the ego vehicle is not evaluated
         for label, (x, y, w, h) in objects:
             train_ids[y : y + h, x : x + w] = label + 9
-        write_image(out / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", image)
+        write_image(out / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", image[..., ::-1])
         write_image(out / "gtFine" / split / city / f"{name}_gtFine_labelTrainIds.png", train_ids)
         label_ids = np.array([*CITYSCAPES_IDS, *[1] * 237], np.uint8)[train_ids]
         write_image(out / "gtFine" / split / city / f"{name}_gtFine_labelIds.png", label_ids)
@@ -122,11 +114,10 @@ def make_imagenet(out: Path, split: str, count: int, seed: int) -> None:
         if split == "val":
             name = f"ILSVRC2012_val_{number:08d}.JPEG"
         file = out / split / name
-        write_image(file.with_suffix(".jpg"), image)
+        write_image(file.with_suffix(".jpg"), image[..., ::-1])
         file.with_suffix(".jpg").rename(file)
         lines.append(f"{name} {label}\n")
-    (out / "meta").mkdir(exist_ok=True)
-    (out / "meta" / f"{split}.txt").write_text("".join(lines))
+    write_text(out / "meta" / f"{split}.txt", "".join(lines))
 
 
 LAYOUTS: dict[str, Callable[[Path, str, int, int], None]] = {
@@ -141,25 +132,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layout", choices=LAYOUTS, required=True)
     parser.add_argument("--out", type=Path, required=True, help="new or empty folder: the configs' data root")
-    parser.add_argument("--train", type=int, default=8, help="training images")
-    parser.add_argument("--val", type=int, default=4, help="validation images")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", type=at_least(1), default=8, help="training images")
+    parser.add_argument("--val", type=at_least(1), default=4, help="validation images")
+    parser.add_argument("--seed", type=at_least(0), default=0)
     args = parser.parse_args()
-    for name in ("train", "val"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name}: got {getattr(args, name)}, expected at least 1.")
     if args.out.exists() and any(args.out.iterdir()):
         parser.error(f"--out: {args.out} is not empty; give a new or empty folder.")
     part = args.out.with_name(f"{args.out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    for split in PHOTOGRAPHS:
-        LAYOUTS[args.layout](part, split, getattr(args, split), args.seed)
-    if args.out.exists():
-        args.out.rmdir()
-    part.rename(args.out)
+    try:
+        for split in PHOTOGRAPHS:
+            LAYOUTS[args.layout](part, split, getattr(args, split), args.seed)
+        if args.out.exists():
+            args.out.rmdir()
+        part.rename(args.out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     print(f"Wrote {args.train} training and {args.val} validation images in the layout of {args.layout} to {args.out}.")
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -17,6 +17,8 @@ import numpy as np
 from skimage import data
 from sklearn.datasets import load_digits
 
+from cankd.analysis.files import at_least, one_line_errors, write_image, write_text
+
 PHOTOGRAPHS = {
     "train": ("astronaut", "chelsea", "rocket", "brick", "coins", "grass", "immunohistochemistry"),
     "val": ("camera", "hubble_deep_field", "coffee", "gravel"),
@@ -78,7 +80,7 @@ def make_split(out: Path, split: str, count: int, digits: np.ndarray, labels: np
     for image_id in range(count):
         scene, objects = draw_scene(photographs, digits, labels, rng)
         name = f"{image_id:05d}.png"
-        cv2.imwrite(str(out / split / name), scene[..., ::-1])
+        write_image(out / split / name, scene[..., ::-1])
         images.append({"id": image_id, "file_name": name, "width": SIZE, "height": SIZE})
         for label, box in objects:
             annotations.append(
@@ -92,18 +94,16 @@ def make_split(out: Path, split: str, count: int, digits: np.ndarray, labels: np
                 }
             )
     categories = [{"id": label + 1, "name": str(label)} for label in range(10)]
-    (out / "annotations").mkdir(exist_ok=True)
-    (out / "annotations" / f"{split}.json").write_text(
-        json.dumps({"images": images, "annotations": annotations, "categories": categories})
-    )
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    write_text(out / "annotations" / f"{split}.json", json.dumps(content))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("data/quickstart"), help="folder to write")
-    parser.add_argument("--train", type=int, default=6000, help="training scenes")
-    parser.add_argument("--val", type=int, default=400, help="validation scenes")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", type=at_least(1), default=6000, help="training scenes")
+    parser.add_argument("--val", type=at_least(1), default=400, help="validation scenes")
+    parser.add_argument("--seed", type=at_least(0), default=0)
     args = parser.parse_args()
 
     wanted = {"train": args.train, "val": args.val, "seed": args.seed}
@@ -127,4 +127,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -38,7 +38,7 @@ from cankd.analysis.export import (
     preprocessing,
     weights_sha256,
 )
-from cankd.analysis.files import one_line_errors, sha256, write_text
+from cankd.analysis.files import at_least, one_line_errors, sha256, write_text
 from cankd.checkpoint import add_trust_argument, load_checkpoint_file, local_file
 from cankd.engine.config_checks import KeyValues
 from cankd.inference import in_scope, load_model, part_state_dict, prepare, read_config
@@ -54,9 +54,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--images", nargs="+", help="files or folders to compare on; the first 4 of the config's test data by default"
     )
-    parser.add_argument("--shape", nargs=2, type=int, help="H W of the input; what the first image gives by default")
+    parser.add_argument(
+        "--shape", nargs=2, type=at_least(1), help="H W of the input; what the first image gives by default"
+    )
     parser.add_argument("--dynamic", action="store_true", help="let the file take any batch size, height and width")
-    parser.add_argument("--opset", type=int, default=17, help="of ONNX")
+    parser.add_argument("--opset", type=at_least(1), default=17, help="of ONNX")
     parser.add_argument("--metrics", type=Path, help="JSON that tools/test.py wrote, to be kept with the file")
     parser.add_argument("--cfg-options", nargs="+", action=KeyValues, help="overrides of the config, key=value")
     add_trust_argument(parser)

@@ -1,5 +1,7 @@
 """Writes a checkpoint's weights alone, in half precision, to ship a small teacher.
 
+A tensor with a value beyond half precision's range stays as it is and is named.
+
 python tools/model_converters/shrink_ckpt.py CHECKPOINT OUT
 """
 
@@ -7,9 +9,26 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from cankd.analysis.files import one_line_errors
 from cankd.checkpoint import add_trust_argument, load_checkpoint_file, save_whole
+
+
+def is_wide(value: Any) -> bool:
+    """Whether a value is a tensor that can be halved."""
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.half
+
+
+def halved(value: Any) -> Any:
+    """A tensor in half precision, unless a finite value would become infinite; anything else as it is."""
+    if not is_wide(value):
+        return value
+    half = value.half()
+    return half if bool((half.isfinite() | ~value.isfinite()).all()) else value
 
 
 def main() -> None:
@@ -20,8 +39,11 @@ def main() -> None:
     args = parser.parse_args()
     with one_line_errors():
         state_dict = load_checkpoint_file(args.checkpoint)["state_dict"]
-        halves = {name: value.half() if value.is_floating_point() else value for name, value in state_dict.items()}
+        halves = {name: halved(value) for name, value in state_dict.items()}
         save_whole({"meta": {}, "state_dict": halves}, args.out)
+    kept = [name for name, value in halves.items() if is_wide(value)]
+    if kept:
+        print(f"Not halved, because of values beyond {torch.finfo(torch.half).max:.0f}: {', '.join(kept)}")
     print(f"Wrote {len(halves)} tensors, {args.out.stat().st_size / 1e6:.1f} MB, to {args.out}")
 
 

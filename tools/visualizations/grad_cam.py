@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 
 import cankd  # noqa: F401  (registers everything before a configuration is read)
+from cankd.analysis.files import at_least
 from cankd.inference import prepare
 from cankd.visualization import arguments, draw_heatmap_panel
 from cankd.visualization.cam import backbone_stages, class_scores, grad_cam
@@ -21,7 +22,7 @@ from cankd.visualization.features import image_names, list_images, network_view
 def parse_args() -> argparse.Namespace:
     parser = arguments.image_parser(__doc__)
     arguments.add_model_arguments(parser)
-    parser.add_argument("--category", type=int, help="number of the class; each model's prediction by default")
+    parser.add_argument("--category", type=at_least(0), help="number of the class; each model's prediction by default")
     parser.add_argument(
         "--target-layers", nargs="+", help="names of modules, of every model; the last four stages by default"
     )

@@ -13,6 +13,7 @@ import argparse
 import mmcv
 
 import cankd  # noqa: F401  (registers everything before a configuration is read)
+from cankd.analysis.files import at_least
 from cankd.inference import predict
 from cankd.visualization import arguments, draw_box_panel, draw_label_panel
 from cankd.visualization.features import list_images, predicted_boxes
@@ -24,13 +25,10 @@ def parse_args() -> argparse.Namespace:
     arguments.add_model_arguments(parser)
     parser.add_argument("--ground-truth", action="store_true", help="a first column with the annotations")
     parser.add_argument("--score-thr", type=float, default=0.3, help="least score of a box; default 0.3")
-    parser.add_argument("--rows", type=int, default=6, help="most images in one picture; default 6")
+    parser.add_argument("--rows", type=at_least(1), default=6, help="most images in one picture; default 6")
     parser.add_argument("--alpha", type=float, default=0.6, help="opacity of label maps; default 0.6")
     arguments.add_common_arguments(parser)
-    args = parser.parse_args()
-    if args.rows < 1:
-        parser.error(f"--rows: got {args.rows}, expected at least 1")
-    return args
+    return parser.parse_args()
 
 
 def predicted(model: arguments.LoadedModel, image: str, score_thr: float):
