@@ -60,8 +60,12 @@ def detection_confusion(
 
     Returns:
         Counts, (num_classes + 1, num_classes + 1), the background last.
+
+    Raises:
+        ValueError: for a detection of a class that there is not.
     """
     (truth_boxes, truth_labels, ignored), (boxes, labels) = truth, detections
+    _check_classes(labels, num_classes)
     matrix = np.zeros((num_classes + 1, num_classes + 1), int)
     overlaps = bbox_overlaps(boxes, truth_boxes) >= iou_threshold
     found, objects = np.nonzero(overlaps & ~ignored)
@@ -122,7 +126,6 @@ def confusion_matrix(
                 np.array([bool(thing.get("ignore_flag")) for thing in objects], bool),
             )
             detections = (found["bboxes"].numpy(), found["labels"].numpy())
-            _check_classes(detections[1], classes)
             total += detection_confusion(truth, detections, classes, iou_threshold)
         return total
     pairs = (_pixels(sample) if "pred_sem_seg" in sample else _label(sample) for sample in predictions)

@@ -54,9 +54,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--images", nargs="+", help="files or folders to compare on; the first 4 of the config's test data by default"
     )
-    parser.add_argument(
-        "--shape", nargs=2, type=at_least(1), help="H W of the input; what the first image gives by default"
-    )
+    parser.add_argument("--shape", nargs=2, type=at_least(1), help="H W of the input; the first image's by default")
     parser.add_argument("--dynamic", action="store_true", help="let the file take any batch size, height and width")
     parser.add_argument("--opset", type=at_least(1), default=17, help="of ONNX")
     parser.add_argument("--metrics", type=Path, help="JSON that tools/test.py wrote, to be kept with the file")
