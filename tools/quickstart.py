@@ -27,6 +27,7 @@ from mmengine.model import BaseModel
 import cankd  # noqa: F401  (registers everything before a configuration is read)
 from cankd.analysis.files import at_least, write_text
 from cankd.checkpoint import save_whole
+from cankd.engine.processes import end_with_parent
 from cankd.inference import load_model, predict, prepare
 from cankd.models import stock_model
 from cankd.visualization import Boxes, draw_box_panel, draw_curves, draw_heatmap_panel, feature_energy
@@ -53,7 +54,11 @@ def parse_args() -> argparse.Namespace:
 def run(*command: object, **env: str) -> None:
     """Runs a command silently; if it fails, stops with the end of what it printed."""
     done = subprocess.run(
-        [str(part) for part in command], env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [str(part) for part in command],
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=end_with_parent,
     )
     if done.returncode:
         sys.exit(f"{command[:3]} failed:\n{done.stdout.decode()[-3000:]}")
@@ -101,6 +106,7 @@ def train(jobs: dict[str, list], out: Path, threads: int) -> dict[str, float]:
             env={**environment, "PYTHON": sys.executable, "PORT": free_port(), "OMP_NUM_THREADS": str(threads)},
             stdout=(work_dir / "console.log").open("wb"),
             stderr=subprocess.STDOUT,
+            preexec_fn=end_with_parent,
         )
     shown = time.time()
     try:

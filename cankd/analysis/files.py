@@ -75,6 +75,37 @@ def whole(path: str | Path) -> Iterator[Path]:
             part.unlink()
 
 
+def remove_leftovers(folder: str | Path) -> list[Path]:
+    """Removes what processes that are dead left of files that they were writing with :func:`whole`.
+
+    Args:
+        folder: where to look, without the folders in it.
+
+    Returns:
+        The files that were removed.
+    """
+    parts = [(file, file.name.split(".")[-2]) for file in Path(folder).glob("*.*.part")]
+    left = [file for file, pid in parts if pid.isdigit() and not is_alive(int(pid))]
+    for file in left:
+        file.unlink()
+    return left
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine is still running."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:  # not Linux
+        return True
+    return state != "Z"  # dead, but nobody has asked yet how it ended
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
     with whole(path) as part:

@@ -2,55 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
-from cankd.analysis.files import whole
 from cankd.checkpoint import TEACHER_PREFIX, keep_teacher
-
-
-class WholeFileBackend(LocalBackend):
-    """mmengine's local files, each either complete or not there (or still the old one)."""
-
-    def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Writes ``obj`` beside ``filepath`` and moves it there."""
-        with whole(filepath) as part:
-            super().put(obj, part)
-
-
-register_backend("whole_file", WholeFileBackend)
+from cankd.engine.resumable_checkpoint_hook import ResumableCheckpointHook
 
 
 @HOOKS.register_module()
-class DistillCheckpointHook(CheckpointHook):
-    """``CheckpointHook`` that leaves a frozen teacher's weights out of the checkpoints.
+class DistillCheckpointHook(ResumableCheckpointHook):
+    """``ResumableCheckpointHook`` that leaves a frozen teacher's weights out of the checkpoints.
 
     They are those of ``teacher_ckpt``, from which a run that resumes takes them again; without
     a ``teacher_ckpt``, or if the teacher is trained, they stay in. When a checkpoint is loaded, a
     teacher from ``teacher_ckpt`` stays as it is, whatever the checkpoint holds. How much is left
-    out is logged once. A file is written whole: an interrupted run leaves the last one intact.
+    out is logged once.
 
     Takes the arguments of mmengine's hook, and its place:
     ``default_hooks = dict(checkpoint=dict(type='DistillCheckpointHook'))``.
     """
 
     _has_told = False
-    backend_args: dict[str, Any] | None
-
-    def before_train(self, runner) -> None:
-        """Chooses where to save; local files are written whole."""
-        if self.backend_args is None and "://" not in str(self.out_dir or runner.work_dir):
-            self.backend_args = {"backend": "whole_file"}
-        super().before_train(runner)
 
     def before_save_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
         """Takes the teacher out."""
+        super().before_save_checkpoint(runner, checkpoint)
         if not self._restores_teacher(runner):
             return
         checkpoint["meta"]["teacher_ckpt"] = _teacher_ckpt(runner)
@@ -68,6 +47,7 @@ class DistillCheckpointHook(CheckpointHook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
         """Puts the algorithm's own teacher in, so that loading changes nothing in it."""
+        super().after_load_checkpoint(runner, checkpoint)
         state_dict = checkpoint.get("state_dict", checkpoint)
         has_teacher = any(key.startswith(TEACHER_PREFIX) for key in state_dict)
         teacher = getattr(_unwrapped(runner.model), "teacher", None)

@@ -18,6 +18,7 @@ from torch import distributed
 from cankd.analysis.files import one_line_errors
 from cankd.checkpoint import add_trust_argument, local_file
 from cankd.engine.config_checks import KeyValues, check_distiller, check_optimizer, check_options, check_top_level
+from cankd.engine.processes import end_with_launcher
 from cankd.inference import apply_options, is_distillation_config, read_config
 
 # Launcher -> what it sets for each process, and what starts it.
@@ -64,6 +65,8 @@ def load_config(args: argparse.Namespace) -> Config:
     variable, starter = LAUNCHERS[args.launcher]
     if variable and variable not in os.environ:
         raise ValueError(f"--launcher: got {args.launcher}, but {variable} is not set. Start the run with {starter}.")
+    if args.launcher == "pytorch":
+        end_with_launcher()
     cfg = read_config(args.config)
     options = args.cfg_options or {}
     check_options(cfg, options)

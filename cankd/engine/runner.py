@@ -1,4 +1,4 @@
-"""mmengine's runner, also for several processes on machines without a GPU."""
+"""mmengine's runner, also for several processes on machines without a GPU, with checkpoints that survive a kill."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from typing import Any
 
 import mmengine.runner
 from mmengine.device import get_device
-from mmengine.dist import is_distributed
+from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
-from mmengine.registry import MODEL_WRAPPERS
+from mmengine.registry import HOOKS, MODEL_WRAPPERS
 from torch import distributed, nn
+
+from cankd.engine.resuming import find_checkpoint
 
 # Hooks of every run, beside mmengine's own default hooks.
 OWN_HOOKS = {"run_checks": {"type": "RunChecksHook"}, "finite_loss": {"type": "FiniteLossHook"}}
@@ -25,12 +28,18 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
 
 
 class Runner(mmengine.runner.Runner):
-    """mmengine's ``Runner``, which on a CPU trains with gloo and plain batch norms.
+    """mmengine's ``Runner``, which on a CPU trains with gloo and plain batch norms, and resumes after any kill.
 
     mmengine selects a CUDA device for every process and hands it to the model wrapper. Where
     there is none, the process group is made here first and the model wrapped without devices.
     SyncBN, which torch has for GPUs only, becomes BN then, as mmengine does in single runs.
+
+    ``CheckpointHook`` becomes :class:`cankd.engine.ResumableCheckpointHook`, and a run that resumes goes on
+    from the checkpoint that :func:`cankd.engine.resuming.find_checkpoint` finds.
     """
+
+    _resume: bool
+    _load_from: str | None
 
     def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
         """Registers mmengine's hooks and :data:`OWN_HOOKS`, each of which a configuration may change or set to None."""
@@ -40,6 +49,28 @@ class Runner(mmengine.runner.Runner):
             if given is not None:
                 merged[name] = {**own, **given}
         super().register_default_hooks(merged)
+
+    def register_hook(self, hook: Any, priority: Any = None) -> None:
+        """Registers a hook, mmengine's checkpoint hook as the one whose checkpoints survive a kill."""
+        kind = hook.get("type") if isinstance(hook, dict) else None
+        if (HOOKS.get(kind) if isinstance(kind, str) else kind) is CheckpointHook:
+            hook = {**hook, "type": "ResumableCheckpointHook"}
+        super().register_hook(hook, priority)
+
+    def train(self) -> nn.Module:
+        """Trains; a run that resumes first looks for where to go on, and for the seed that its data's order has."""
+        if self._resume and self._load_from is None:
+            found = [find_checkpoint(self.work_dir) if is_main_process() else None]
+            broadcast_object_list(found)
+            if found[0] is None:
+                self._resume = False
+                self.logger.warning(f"--resume: {self.work_dir} holds no checkpoint; training starts anew.")
+            else:
+                self._load_from, meta = found[0]
+                if self._randomness_cfg.get("seed") is None and meta.get("seed") is not None:
+                    self._randomness_cfg.update(seed=meta["seed"])
+                    self.set_randomness(**self._randomness_cfg)
+        return super().train()
 
     def setup_env(self, env_cfg: dict) -> None:
         """Starts the process group with gloo if there is no GPU, then goes on as usual."""

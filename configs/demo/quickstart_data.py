@@ -52,7 +52,7 @@ optim_wrapper = dict(
 param_scheduler = [dict(type="OneCycleLR", eta_max=1e-3, total_steps=max_iters, by_epoch=False)]
 default_hooks = dict(
     logger=dict(interval=50, log_metric_by_epoch=False),
-    checkpoint=dict(by_epoch=False, interval=max_iters, max_keep_ckpts=1, save_optimizer=False),
+    checkpoint=dict(by_epoch=False, interval=max_iters, max_keep_ckpts=1),
 )
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)
