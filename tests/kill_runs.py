@@ -64,8 +64,8 @@ def _train(arguments: list[str], log: Path, moment: Any) -> None:
     runpy.run_path(str(ROOT / "tools/train.py"), run_name="__main__")
 
 
-def killed_runs(config: Path, work_dir: Path, moments: Sequence[str | float]) -> list[str]:
-    """Trains, killed at each moment and resumed after it, until a run is left alone and ends.
+def killed_runs(config: Path, work_dir: Path, moments: Sequence[str | float | None]) -> list[str]:
+    """Trains, killed at each moment and resumed after it; at None a run is left alone.
 
     Every run is a process of its own; a server that has imported the libraries forks them.
 
@@ -75,7 +75,7 @@ def killed_runs(config: Path, work_dir: Path, moments: Sequence[str | float]) ->
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cankd.engine", "mmdet.apis"])
     printed = []
-    for number, moment in enumerate([*moments, None]):
+    for number, moment in enumerate(moments):
         log = work_dir.with_name(f"{work_dir.name}_{number}.log")
         arguments = [str(config), "--work-dir", str(work_dir), "--resume"]
         process = context.Process(target=_train, args=(arguments, log, moment))
@@ -147,7 +147,7 @@ def main() -> None:
     run_command(*make_data, "--train", "8", "--val", "8")
     config = write_config(args.folder / "config.py", data, args.iterations)
     began = time.time()
-    killed_runs(config, args.folder / "whole", [])
+    killed_runs(config, args.folder / "whole", [None])
     expected = final(args.folder / "whole", args.iterations)
     sys.stdout.write(f"The uninterrupted run of {args.iterations} steps: {time.time() - began:.0f} s\n")
 
@@ -159,7 +159,7 @@ def main() -> None:
     chosen = [(f"{delay:.2f} s after its first step", delay) for delay in delays]
     for title, kills in (("worst", worst), ("random", chosen)):
         work_dir = args.folder / title
-        printed = killed_runs(config, work_dir, [moment for _, moment in kills])
+        printed = killed_runs(config, work_dir, [*(moment for _, moment in kills), None])
         for (name, _), after in zip(kills, printed[1:]):
             said = re.findall(r" - (--resume: .*|resumed .*)", after)
             sys.stdout.write(f"killed when {name}: {' | '.join(said)}\n".replace(f"{args.folder}/", ""))
