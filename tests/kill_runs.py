@@ -75,8 +75,8 @@ def killed_runs(config: Path, work_dir: Path, moments: Sequence[str | float | No
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cankd.engine", "mmdet.apis"])
     printed = []
-    for number, moment in enumerate(moments):
-        log = work_dir.with_name(f"{work_dir.name}_{number}.log")
+    for moment in moments:
+        log = work_dir.with_name(f"{work_dir.name}_{len(list(work_dir.parent.glob('*.log')))}.log")
         arguments = [str(config), "--work-dir", str(work_dir), "--resume"]
         process = context.Process(target=_train, args=(arguments, log, moment))
         process.start()

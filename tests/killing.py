@@ -26,7 +26,7 @@ def _profile(frame: Any, event: str, called: Any) -> None:
 def _audit(event: str, arguments: tuple) -> None:
     if event != EVENT or not Path(str(arguments[0])).name.startswith(FILE):
         return
-    if event == "open" and not (arguments[1] is None or "w" in arguments[1]):
+    if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
         return
     if PHASE == "now":
         _die()
