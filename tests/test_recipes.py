@@ -102,6 +102,8 @@ def test_leaf_trains(name, layouts, teachers, tmp_path):
             alive = min([limit for part, limit in FAINT.items() if part in name], default=ALIVE)
             assert min(ratios.values()) > alive, ratios
     assert re.search(r"(Epoch|Iter)\(val\)", log), log[-6000:]
+    if "cityscapes" in name:
+        assert re.search(r"Iter\(val\).* teacher\.mIoU: ", log), log[-6000:]
 
     if "dagger" in name:
         inherited = dict(re.findall(r"Inherited from the teacher: (\d+ of \d+) tensors of ([\w.]+)\.", log))
