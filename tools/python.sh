@@ -15,7 +15,7 @@ launch() {
   local gpus=$1 tool=$2
   shift 2
   export CANKD_LAUNCHER=$$
-  exec "$PYTHON" -m torch.distributed.run --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
+  exec "$PYTHON" "$repo/tools/launch.py" --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" --nproc_per_node="$gpus" \
     "$repo/tools/$tool" "$@" --launcher pytorch
 }
