@@ -267,6 +267,28 @@ def load_model(
         raise ValueError(f"device: got {device!r}, which torch cannot use here ({error}). Try cpu.") from error
 
 
+def load_distiller(cfg: Config, checkpoint: str | Path) -> ConfigurableDistiller:
+    """Loads the losses and connectors of a distillation, on the CPU in eval mode, without its models.
+
+    Args:
+        cfg: of the distillation.
+        checkpoint: that its training wrote.
+
+    Returns:
+        The distiller, whose recorders listen to nothing yet.
+
+    Raises:
+        ValueError: if one of the files is no distillation's, or the weights do not fit.
+    """
+    if not is_distillation_config(cfg):
+        raise ValueError(f"config: {cfg.filename} is of a single model, expected a distillation's.")
+    with in_scope(cfg):
+        distiller = MODELS.build({"_scope_": cfg.model.get("_scope_", "mmrazor"), **cfg.model.distiller})
+    weights = part_state_dict(load_checkpoint_file(checkpoint)["state_dict"], "distiller")
+    load_weights(distiller, weights, checkpoint, f"{cfg.filename} (distiller)")
+    return distiller.eval()
+
+
 def load_distillation(
     config: str | Path | Config, checkpoint: str | Path, device: str = "cpu", cfg_options: dict[str, Any] | None = None
 ) -> tuple[BaseModel, BaseModel, ConfigurableDistiller, Config]:
@@ -287,18 +309,11 @@ def load_distillation(
         ValueError: if one of the files is no distillation's, or the weights do not fit.
     """
     cfg = config if isinstance(config, Config) else read_config(config, cfg_options)
-    if not is_distillation_config(cfg):
-        raise ValueError(f"config: {cfg.filename} is of a single model, expected a distillation's.")
+    distiller = load_distiller(cfg, checkpoint)
     student, teacher = (load_model(cfg, checkpoint, device, role)[0] for role in ROLES)
-    with in_scope(cfg):
-        distiller = MODELS.build({"_scope_": cfg.model.get("_scope_", "mmrazor"), **cfg.model.distiller})
-    content = load_checkpoint_file(checkpoint)
-    load_weights(
-        distiller, part_state_dict(content["state_dict"], "distiller"), checkpoint, f"{cfg.filename} (distiller)"
-    )
     distiller.prepare_from_student(student)
     distiller.prepare_from_teacher(teacher)
-    return student, teacher, distiller.to(device).eval(), cfg
+    return student, teacher, distiller.to(device), cfg
 
 
 def test_dataset(cfg: Config) -> dict:

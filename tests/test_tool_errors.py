@@ -150,7 +150,12 @@ def test_corrupted_images_need_a_folder(tmp_path):
 
 
 def test_a_value_beyond_half_precision_stays_and_is_named(tmp_path):
-    weights: dict = {"small": torch.ones(3), "large": torch.tensor([1e5, -1e5]), "count": torch.tensor(3), "name": "student"}
+    weights: dict = {
+        "small": torch.ones(3),
+        "large": torch.tensor([1e5, -1e5]),
+        "count": torch.tensor(3),
+        "name": "student",
+    }
     weights["infinite"] = torch.tensor([float("inf")])
     torch.save({"state_dict": weights}, tmp_path / "a.pth")
     done = call_tool("model_converters/shrink_ckpt.py", tmp_path / "a.pth", tmp_path / "b.pth")

@@ -22,6 +22,7 @@ from cankd.losses import NLKDINLoss
 from cankd.reference import ReferenceCanLoss
 from cankd.stack import CLASSIFICATION
 from cankd.visualization import Boxes, View, draw_label_panel, draw_map_grid
+from cankd.visualization.arguments import LoadedModel, feature_recorder
 from cankd.visualization.attention import (
     Attention,
     attend,
@@ -620,15 +621,61 @@ def test_the_attention_tool_prints_the_share_of_the_block(distilled, scene, tmp_
     assert "expected a distillation's" in _refused("attention", scene, STUDENT, tmp_path / "alive.pth")
 
 
-@pytest.mark.slow
-def test_attention_of_a_segmenter_goes_through_its_connector(segmenter, tmp_path):
-    config, checkpoint = tmp_path / "distillation.py", tmp_path / "distillation.pth"
+@pytest.fixture(scope="module")
+def segmentation(tmp_path_factory) -> tuple[Path, Path]:
+    """Configuration and checkpoint of a segmenter's distillation through a connector, with random weights."""
+    folder = tmp_path_factory.mktemp("segmentation")
+    config, checkpoint = folder / "distillation.py", folder / "distillation.pth"
     config.write_text(SEGMENTATION.format(root=ROOT))
     cfg = read_config(config)
     with in_scope(cfg):
         algorithm = MODELS.build(cfg.model)
     enliven(algorithm.distiller)
     torch.save({"state_dict": algorithm.state_dict()}, checkpoint)
+    return config, checkpoint
+
+
+def test_a_difference_across_a_connector_is_of_what_the_loss_compares(segmenter, segmentation, tmp_path):
+    image, (config, checkpoint) = segmenter[2], segmentation
+    vis = Config.fromfile(VIS / "segmentation_feature_diff_visualization.py")
+    roles = ("student", "teacher")
+    cfg = read_config(config)
+    models = [LoadedModel(role, *load_model(cfg, checkpoint, role=role), str(checkpoint)) for role in roles]
+    sources = (vis.recorders1, vis.mappings1), (vis.recorders2, vis.mappings2)
+    maps = [feature_recorder(model, *source)(image).maps for model, source in zip(models, sources)]
+    student, teacher, distiller, _ = load_distillation(config, checkpoint)
+    with torch.no_grad(), distiller.student_recorders, distiller.teacher_recorders:
+        for model in (student, teacher):
+            model.extract_feat(model.data_preprocessor(prepare(cfg, image), False)["inputs"])
+        expected = [
+            distiller.get_record(**mapping)[0] for mapping in distiller.loss_forward_mappings["loss_backbone"].values()
+        ]
+    for found, wanted in zip(maps, expected):
+        assert torch.equal(found["backbone"], wanted) and len(wanted) == 128
+    difference = map_differences(*maps)["backbone"]
+    assert torch.equal(difference, (expected[0] - expected[1]).abs())
+
+    command = [image, config, config, VIS / "segmentation_feature_diff_visualization.py", checkpoint, checkpoint]
+    out = tmp_path / "difference.png"
+    tool = "feature_diff_visualization"
+    call_tool(f"visualizations/{tool}.py", *command, "--roles", *roles, "--panel", "--out-file", out)
+    assert out.is_file()
+    base = f"_base_ = [{str(command[3])!r}]\n"
+    for line, message in (
+        ("mappings1 = dict(backbone=dict(connector=None))", "name the distillation's connector there"),
+        ("mappings1 = dict(backbone=dict(connector='neck'))", "got connector='neck', expected one of backbone"),
+        ("mappings2 = dict(backbone=dict(connector='backbone'))", "does not fit connector 'backbone'"),
+    ):
+        changed = tmp_path / "changed.py"
+        changed.write_text(base + line)
+        assert message in _refused(tool, *command[:3], changed, *command[4:], "--roles", *roles)
+    single = [image, segmenter[0], config, command[3], segmenter[1], checkpoint, "--roles", "student", "teacher"]
+    assert "expected a distillation's" in _refused(tool, *single)
+
+
+@pytest.mark.slow
+def test_attention_of_a_segmenter_goes_through_its_connector(segmenter, segmentation, tmp_path):
+    config, checkpoint = segmentation
     out = tmp_path / "attention.png"
     call_tool("visualizations/attention.py", segmenter[2], config, checkpoint, "--out-file", out)
     student, teacher, distiller, cfg = load_distillation(config, checkpoint)

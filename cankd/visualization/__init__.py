@@ -1,6 +1,7 @@
 """Pictures that the tools share, drawn without a display."""
 
 from cankd.visualization.panels import (
+    LABELS,
     Boxes,
     View,
     draw_box_panel,
@@ -12,6 +13,7 @@ from cankd.visualization.panels import (
 )
 
 __all__ = [
+    "LABELS",
     "Boxes",
     "View",
     "draw_box_panel",

@@ -6,28 +6,30 @@ import argparse
 import contextlib
 import warnings
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple, Sequence
+from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
+from torch import nn
 
 from cankd.analysis.files import at_least, one_line_errors
 from cankd.checkpoint import add_trust_argument
 from cankd.engine.config_checks import KeyValues
-from cankd.inference import load_model, read_config, repo_of
+from cankd.inference import load_distiller, load_model, read_config, repo_of
 from cankd.stack import module_of
-from cankd.visualization.features import CHANNEL_REDUCTIONS
+from cankd.visualization.features import CHANNEL_REDUCTIONS, FeatureRecorder
 
 DEFAULT_OUT = "work_dirs/visualizations"
 
 
 class LoadedModel(NamedTuple):
-    """A model with its configuration and the title that pictures give it."""
+    """A model with its configuration, its checkpoint and the title that pictures give it."""
 
     title: str
     model: BaseModel
     cfg: Config
+    checkpoint: str
 
 
 def image_parser(description: str) -> argparse.ArgumentParser:
@@ -128,8 +130,29 @@ def load_models(
     for title, config, checkpoint, role in models:
         cfg = read_config(config, cfg_options)
         check_repo(repo, cfg)
-        loaded.append(LoadedModel(title, *load_model(cfg, checkpoint, device, role)))
+        loaded.append(LoadedModel(title, *load_model(cfg, checkpoint, device, role), checkpoint))
     return loaded
+
+
+def feature_recorder(model: LoadedModel, recorders: Mapping[str, Any], mappings: Mapping[str, Any]) -> FeatureRecorder:
+    """Makes the recorder of a model's maps, with the connectors of its distillation if a mapping names one.
+
+    Args:
+        model: whose configuration and checkpoint are a distillation's if a mapping names a connector.
+        recorders: see :class:`~cankd.visualization.features.FeatureRecorder`.
+        mappings: likewise.
+
+    Returns:
+        The recorder.
+
+    Raises:
+        ValueError: for a connector of a model that is not a distillation's.
+    """
+    connectors: Mapping[str, nn.Module] = {}
+    if any(mapping.get("connector") for mapping in mappings.values()):
+        device = next(model.model.parameters()).device
+        connectors = dict(load_distiller(model.cfg, model.checkpoint).connectors.to(device).items())
+    return FeatureRecorder(model.model, model.cfg, recorders, mappings, connectors)
 
 
 def picture_path(out: Path, pictures: int, *names: str) -> Path:

@@ -120,8 +120,9 @@ def predicted_boxes(sample: Any, classes: Sequence[str], score_thr: float) -> Bo
         raise ValueError(f"got a {type(sample).__name__} without boxes, expected a detector's prediction.")
     found = sample.pred_instances
     found = found[found.scores >= score_thr].cpu()
-    captions = [f"{classes[label]} {score:.2f}" for label, score in zip(found.labels.tolist(), found.scores.tolist())]
-    return Boxes(found.bboxes.numpy(), captions)
+    scores = [f"{score:.2f}" for score in found.scores.tolist()]
+    captions = [f"{classes[label]} {score}" for label, score in zip(found.labels.tolist(), scores)]
+    return Boxes(found.bboxes.numpy(), captions, scores)
 
 
 def nearest_names(name: str, names: Sequence[str]) -> str:
@@ -194,14 +195,21 @@ class FeatureRecorder:
         cfg: its configuration.
         recorders: name -> recorder configuration, as in mmrazor; a source may say
             ``architecture.neck`` for the model's ``neck``, as published files do.
-        mappings: name of a map -> ``dict(recorder=..., record_idx=0, data_idx=None)``.
+        mappings: name of a map -> ``dict(recorder=..., record_idx=0, data_idx=None, connector=None)``.
+        connectors: name -> the module that a mapping with that ``connector`` sends its map through,
+            as a distillation's loss does. Defaults to none.
 
     Raises:
-        ValueError: if a recorder's source does not exist, or a mapping names no recorder.
+        ValueError: if a recorder's source does not exist, or a mapping names no recorder or connector.
     """
 
     def __init__(
-        self, model: BaseModel, cfg: Config, recorders: Mapping[str, Any], mappings: Mapping[str, Any]
+        self,
+        model: BaseModel,
+        cfg: Config,
+        recorders: Mapping[str, Any],
+        mappings: Mapping[str, Any],
+        connectors: Mapping[str, nn.Module] | None = None,
     ) -> None:
         recorders = {name: own_source(model, recorder) for name, recorder in recorders.items()}
         for name, recorder in recorders.items():
@@ -212,6 +220,9 @@ class FeatureRecorder:
                 raise ValueError(
                     f"mapping {name!r}: got recorder={mapping.get('recorder')!r}, expected one of {known}."
                 )
+            if mapping.get("connector") and mapping["connector"] not in (connectors or {}):
+                known = ", ".join(connectors or {}) or "none, as the distillation has no connectors"
+                raise ValueError(f"mapping {name!r}: got connector={mapping['connector']!r}, expected one of {known}.")
         if (getattr(model, "test_cfg", None) or {}).get("mode") == "slide":
             raise ValueError(
                 "the segmenter tests by sliding window, so its maps show crops. Give "
@@ -221,6 +232,7 @@ class FeatureRecorder:
             if isinstance(getattr(module, "inplace", None), bool):
                 module.inplace = False
         self.model, self.cfg, self.mappings = model, cfg, mappings
+        self.connectors = connectors or {}
         self.manager = RecorderManager({name: {"_scope_": "mmrazor", **cfg} for name, cfg in recorders.items()})
         self.manager.initialize(model)
 
@@ -240,7 +252,7 @@ class FeatureRecorder:
             sample = self.model(**data, mode="predict")[0]
         maps: dict[str, Tensor] = {}
         for name, mapping in self.mappings.items():
-            record = self._record(name, **mapping)
+            record = self._record(name, **{key: value for key, value in mapping.items() if key != "connector"})
             parts = {f"{name}_{i}": part for i, part in enumerate(record)} if isinstance(record, (list, tuple)) else {}
             for key, part in (parts or {name: record}).items():
                 if not isinstance(part, Tensor) or part.dim() != 4:
@@ -248,8 +260,20 @@ class FeatureRecorder:
                     raise ValueError(
                         f"mapping {name!r}: got {got}, expected a map (1, C, H, W). Record another module."
                     )
+                if mapping.get("connector"):
+                    part = self._connected(name, mapping["connector"], part)
                 maps[key] = part[0].float().cpu()
         return Recorded(maps, network_view(batch, data["inputs"].shape[-2:]), sample)
+
+    def _connected(self, mapping: str, connector: str, feature: Tensor) -> Tensor:
+        """A map (1, C, H, W) behind a connector."""
+        try:
+            return self.connectors[connector](feature)
+        except RuntimeError as error:
+            raise ValueError(
+                f"mapping {mapping!r}: a map {tuple(feature.shape)} does not fit connector {connector!r} ({error}). "
+                "Map the record that the distillation sends through it."
+            ) from error
 
     def _record(self, name: str, recorder: str, record_idx: int = 0, data_idx: int | None = None) -> Any:
         """One record, with its limits in the error if there is none."""
@@ -292,7 +316,7 @@ def map_differences(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -
         if map1.shape != map2.shape:
             raise ValueError(
                 f"got maps {tuple(map1.shape)} of {name1} and {tuple(map2.shape)} of {name2}, expected one shape. Pair "
-                "levels of the same stride and width in the mappings."
+                "levels of the same stride and width in the mappings, or name the distillation's connector there."
             )
         differences[name1 if name1 == name2 else f"{name1} - {name2}"] = (map1 - map2).abs()
     return differences

@@ -15,12 +15,15 @@ from torch import Tensor
 
 from cankd.analysis.files import whole
 
+LABELS = ("class", "score", "none")
+
 
 class Boxes(NamedTuple):
-    """Boxes of one image: corners (N, 4) in pixels, N captions."""
+    """Boxes of one image: corners (N, 4) in pixels, N captions and, of predictions, N scores as text."""
 
     corners: np.ndarray
     captions: Sequence[str]
+    scores: Sequence[str] | None = None
 
 
 class View(NamedTuple):
@@ -48,41 +51,105 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         figure.savefig(part, format=path.suffix[1:], dpi=120)
 
 
-def draw_box_panel(images: Sequence[np.ndarray], columns: Mapping[str, Sequence[Boxes]], path: str | Path) -> None:
+def _image_grid(
+    images: Sequence[np.ndarray], titles: Sequence[str], names: Sequence[str], width: float, below: float = 0.0
+) -> tuple[Figure, np.ndarray]:
+    """A figure with a row as high as the image for each image, its name beside it, and a column for each title.
+
+    Args:
+        images: (H, W, 3).
+        titles: of the columns.
+        names: of the images, or none.
+        width: of a column, in inches.
+        below: height of what is to come below the rows, in inches.
+    """
+    aspects = [image.shape[0] / image.shape[1] for image in images]
+    size = (width * len(titles) + 0.2 * bool(names), width * sum(aspects) + 0.3 + below)
+    figure = Figure(figsize=size, layout="constrained")
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    axes = figure.subplots(len(images), len(titles), squeeze=False, gridspec_kw={"height_ratios": aspects})
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(False)
+    for ax, title in zip(axes[0], titles):
+        ax.set_title(title)
+    for ax, name in zip(axes[:, 0], names):
+        ax.set_ylabel(name, fontsize=7)
+    return figure, axes
+
+
+def draw_box_panel(
+    images: Sequence[np.ndarray],
+    columns: Mapping[str, Sequence[Boxes]],
+    path: str | Path,
+    names: Sequence[str] = (),
+    labels: str = "class",
+) -> None:
     """Draws images as rows and, beside each other, what each column found in them.
 
     Args:
         images: (H, W, 3) uint8, RGB.
         columns: title -> the boxes of each image.
         path: PNG to write.
+        names: of the images, drawn beside their rows. Defaults to none.
+        labels: what is written at each box: ``class`` (default) for its whole caption, ``score``
+            or ``none``. The classes are in a legend then.
     """
-    figure = Figure(figsize=(2.6 * len(columns), 2.6 * len(images) + 0.4), layout="constrained")
-    axes = figure.subplots(len(images), len(columns), squeeze=False)
-    for column, (title, found) in enumerate(columns.items()):
-        axes[0][column].set_title(title)
+    legend = {}
+    if labels != "class":
+        everything = [boxes for found in columns.values() for boxes in found]
+        kinds = {_kind(caption): _color(caption) for boxes in everything for caption in boxes.captions}
+        legend = dict(sorted(kinds.items()))
+    legend_columns = 6
+    figure, axes = _image_grid(images, list(columns), names, 2.6, 0.3 * -(-len(legend) // legend_columns))
+    for column, found in enumerate(columns.values()):
         for row, image in enumerate(images):
-            ax = axes[row][column]
-            ax.imshow(image)
-            ax.axis("off")
-            _draw_boxes(ax, found[row])
+            axes[row][column].imshow(image)
+            _draw_boxes(axes[row][column], found[row], labels)
+    handles = [Patch(color=color, label=kind) for kind, color in legend.items()]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns, fontsize=8)
+    _move_labels_inside(figure)
     save_figure(figure, path)
 
 
-def _draw_boxes(ax: Axes, boxes: Boxes) -> None:
-    """Draws boxes with their captions into a picture that is already there."""
-    for (x0, y0, x1, y1), caption in zip(boxes.corners, boxes.captions):
-        color = f"C{sum(map(ord, caption.split()[0])) % 10}"  # the same class, the same colour
+def _kind(caption: str) -> str:
+    """A caption without its score."""
+    kind, _, score = caption.rpartition(" ")
+    return kind if kind and score.replace(".", "", 1).isdigit() else caption
+
+
+def _color(caption: str) -> str:
+    """The same colour for the same class."""
+    return f"C{sum(map(ord, _kind(caption))) % 10}"
+
+
+def _draw_boxes(ax: Axes, boxes: Boxes, labels: str = "class") -> None:
+    """Draws boxes with their labels into a picture that is already there."""
+    texts = {"class": boxes.captions, "score": boxes.scores, "none": None}[labels] or [""] * len(boxes.captions)
+    for (x0, y0, x1, y1), caption, text in zip(boxes.corners, boxes.captions, texts):
+        color = _color(caption)
         ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linewidth=1.4))
-        ax.text(
-            x0,
-            max(y0, 5),
-            caption,
-            color="white",
-            fontsize=6,
-            va="bottom",
-            clip_on=True,
-            bbox={"facecolor": color, "edgecolor": "none", "pad": 0.6},
-        )
+        if text:
+            background = {"facecolor": color, "edgecolor": "none", "pad": 0.6}
+            drawn = ax.text(x0, y0, text, color="white", fontsize=6, va="bottom", clip_on=True, bbox=background)
+            drawn.set_in_layout(False)
+
+
+def _move_labels_inside(figure: Figure) -> None:
+    """Moves what is written in pictures as far as needed to lie within their frames."""
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        frame = ax.get_window_extent()
+        for text in ax.texts:
+            extent = text.get_window_extent().padded(1)
+            right = max(frame.x0 - extent.x0, 0) + min(frame.x1 - extent.x1, 0)
+            up = max(frame.y0 - extent.y0, 0) + min(frame.y1 - extent.y1, 0)
+            place = ax.transData.transform(text.get_position()) + (right, up)
+            text.set_position(ax.transData.inverted().transform(place))
 
 
 def draw_label_panel(
@@ -92,6 +159,7 @@ def draw_label_panel(
     palette: Sequence[Sequence[int]] | None,
     path: str | Path,
     alpha: float = 0.6,
+    names: Sequence[str] = (),
 ) -> None:
     """Draws images as rows and, beside each other, label maps over them.
 
@@ -103,16 +171,15 @@ def draw_label_panel(
         palette: RGB of each class, 0 to 255. Defaults to matplotlib's colours.
         path: PNG to write.
         alpha: opacity of the labels.
+        names: of the images, drawn beside their rows. Defaults to none.
     """
     fallback = [[round(255 * part) for part in to_rgb(f"C{number % 10}")] for number in range(len(classes))]
     colors = np.array(palette if palette and len(palette) >= len(classes) else fallback) / 255
-    aspect = max(min(max(image.shape[0] / image.shape[1], 0.4), 2.0) for image in images)
-    width, legend_columns = 3.0 * (len(columns) + 1), 6
+    legend_columns = 6
     seen = np.unique(np.concatenate([labels.ravel() for maps in columns.values() for labels in maps]))
     seen = [label for label in seen.tolist() if label < len(classes)]
     legend = 0.3 * -(-len(seen) // legend_columns)
-    figure = Figure(figsize=(width, 3.0 * aspect * len(images) + 0.4 + legend), layout="constrained")
-    axes = figure.subplots(len(images), len(columns) + 1, squeeze=False)
+    figure, axes = _image_grid(images, ["image", *columns], names, 3.0, legend)
     for row, image in enumerate(images):
         axes[row][0].imshow(image)
         for ax, maps in zip(axes[row][1:], columns.values()):
@@ -122,10 +189,6 @@ def draw_label_panel(
             layer[known] = np.concatenate([colors[labels[known]], np.full((known.sum(), 1), alpha)], axis=1)
             ax.imshow(image)
             ax.imshow(layer, interpolation="nearest")
-        for ax in axes[row]:
-            ax.axis("off")
-    for ax, title in zip(axes[0], ("image", *columns)):
-        ax.set_title(title)
     handles = [Patch(color=colors[label], label=classes[label]) for label in seen]
     figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns, fontsize=8)
     save_figure(figure, path)
@@ -242,6 +305,7 @@ def draw_map_grid(
     for ax in axes[len(maps) :]:
         ax.axis("off")
     figure.colorbar(shown, ax=axes.tolist(), location="right", shrink=0.8, pad=0.02)
+    _move_labels_inside(figure)
     save_figure(figure, path)
 
 

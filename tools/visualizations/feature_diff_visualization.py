@@ -5,7 +5,8 @@ python tools/visualizations/feature_diff_visualization.py IMG [IMG ...] CONFIG1 
 
 Shown is |map 1 - map 2|, channel by channel before any reduction: one picture for each image and pair of
 maps; with --panel one for each image, both models above the difference on one colour scale. VIS_CONFIG
-holds `recorders1`, `mappings1`, `recorders2` and `mappings2`; the mappings are paired in their order.
+holds `recorders1`, `mappings1`, `recorders2` and `mappings2`; the mappings are paired in their order. A
+mapping with `connector` shows its map behind that connector of the distillation, as the loss compares it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from cankd.inference import ROLES
 from cankd.visualization import arguments, draw_heatmap_panel, draw_map_grid
 from cankd.visualization.features import (
     ENERGY_LABEL,
-    FeatureRecorder,
     image_names,
     list_images,
     map_differences,
@@ -51,7 +51,7 @@ def main() -> None:
     files = zip(args.titles, (args.config1, args.config2), (args.checkpoint1, args.checkpoint2), args.roles)
     models = arguments.load_models(list(files), args.device, args.repo, args.cfg_options)
     sources = ((vis.recorders1, vis.mappings1), (vis.recorders2, vis.mappings2))
-    recorders = [FeatureRecorder(model.model, model.cfg, *source) for model, source in zip(models, sources)]
+    recorders = [arguments.feature_recorder(model, *source) for model, source in zip(models, sources)]
     alpha = args.alpha if args.overlaid else None
     for number, (image, name) in enumerate(zip(images, image_names(images)), start=1):
         recorded = [recorder(image) for recorder in recorders]

@@ -19,7 +19,6 @@ from cankd.inference import ROLES
 from cankd.visualization import Boxes, arguments, draw_heatmap_panel, draw_map_grid
 from cankd.visualization.features import (
     ENERGY_LABEL,
-    FeatureRecorder,
     Recorded,
     image_names,
     list_images,
@@ -54,7 +53,7 @@ def parse_args() -> argparse.Namespace:
 def boxes_in_view(recorded: Recorded, model: arguments.LoadedModel, score_thr: float) -> Boxes:
     """The predicted boxes in the pixels of the image as the network saw it."""
     boxes = predicted_boxes(recorded.sample, model.model.dataset_meta["classes"], score_thr)
-    return Boxes(boxes.corners * np.tile(recorded.sample.get("scale_factor", (1.0, 1.0)), 2), boxes.captions)
+    return boxes._replace(corners=boxes.corners * np.tile(recorded.sample.get("scale_factor", (1.0, 1.0)), 2))
 
 
 def main() -> None:
@@ -63,7 +62,7 @@ def main() -> None:
     vis = read_vis_config(args.vis_config, ("recorders", "mappings"))
     first = (args.title or args.role, args.config, args.checkpoint, args.role)
     models = arguments.load_models([first, *args.models], args.device, args.repo, args.cfg_options)
-    recorders = [FeatureRecorder(model.model, model.cfg, vis.recorders, vis.mappings) for model in models]
+    recorders = [arguments.feature_recorder(model, vis.recorders, vis.mappings) for model in models]
     alpha = args.alpha if args.overlaid else None
     for number, (image, name) in enumerate(zip(images, image_names(images)), start=1):
         recorded = [recorder(image) for recorder in recorders]

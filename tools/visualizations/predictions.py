@@ -1,7 +1,7 @@
 """Draws what several detectors or segmenters predict for images, beside the ground truth.
 
 python tools/visualizations/predictions.py IMG [IMG ...] --model TITLE CONFIG CKPT [--model ...]
-    [--teacher TITLE CONFIG CKPT] [--ground-truth] [--score-thr 0.3] [--out-file F]
+    [--teacher TITLE CONFIG CKPT] [--ground-truth] [--score-thr 0.3] [--labels class|score|none] [--out-file F]
 
 Images are rows, models columns. --ground-truth looks the images up in the first model's test data set.
 """
@@ -15,7 +15,7 @@ import mmcv
 import cankd  # noqa: F401  (registers everything before a configuration is read)
 from cankd.analysis.files import at_least
 from cankd.inference import predict
-from cankd.visualization import arguments, draw_box_panel, draw_label_panel
+from cankd.visualization import LABELS, arguments, draw_box_panel, draw_label_panel
 from cankd.visualization.features import list_images, predicted_boxes
 from cankd.visualization.ground_truth import ground_truth
 
@@ -25,6 +25,7 @@ def parse_args() -> argparse.Namespace:
     arguments.add_model_arguments(parser)
     parser.add_argument("--ground-truth", action="store_true", help="a first column with the annotations")
     parser.add_argument("--score-thr", type=float, default=0.3, help="least score of a box; default 0.3")
+    parser.add_argument("--labels", choices=LABELS, default=LABELS[0], help="written at boxes; class, with the score")
     parser.add_argument("--rows", type=at_least(1), default=6, help="most images in one picture; default 6")
     parser.add_argument("--alpha", type=float, default=0.6, help="opacity of label maps; default 0.6")
     arguments.add_common_arguments(parser)
@@ -51,6 +52,7 @@ def main() -> None:
         columns: dict = {"ground truth": truths[start : start + args.rows]} if truths else {}
         for model in models:
             columns[model.title] = [predicted(model, str(image), args.score_thr) for image in shown]
+        names = [image.name for image in shown]
         pictures = [mmcv.imread(str(image), channel_order="rgb") for image in shown]
         path = arguments.picture_path(
             args.out_file, len(starts), "predictions", *([str(number)] if len(starts) > 1 else [])
@@ -59,9 +61,9 @@ def main() -> None:
         if len(kinds) > 1:
             raise ValueError("got detectors and segmenters, expected models of one kind.")
         if hasattr(columns[models[0].title][0], "corners"):
-            draw_box_panel(pictures, columns, path)
+            draw_box_panel(pictures, columns, path, names, args.labels)
         else:
-            draw_label_panel(pictures, columns, meta["classes"], meta.get("palette"), path, args.alpha)
+            draw_label_panel(pictures, columns, meta["classes"], meta.get("palette"), path, args.alpha, names)
         print(f"[{start + len(shown)}/{len(images)}] -> {path}", flush=True)
 
 
