@@ -207,6 +207,7 @@ def test_diversity_counts_overlap():
 def test_by_default_equal_masks_have_the_printed_diversity_loss(masks):
     loss = ACAMKDLoss(4, num_masks=masks).double()
     for selectors in (loss.channel_selectors, loss.spatial_selectors):
+        assert selectors is not None
         torch.nn.init.constant_(selectors, 0.3)
     # M - 1 for each kind of masks: 5 at M = 6 and 18 at M = 19.
     assert torch.isclose(loss(*_maps())["diversity"], torch.tensor(2.0 * (masks - 1)).double())

@@ -35,7 +35,7 @@ def _panel(tmp_path, sizes, corners, **options) -> np.ndarray:
 def _frame(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of pixels that are of a black image for the most part."""
     black = picture.max(axis=2) < 10
-    return tuple(np.nonzero(black.mean(axis=axis) > 0.5)[0] for axis in (1, 0))
+    return np.nonzero(black.mean(axis=1) > 0.5)[0], np.nonzero(black.mean(axis=0) > 0.5)[0]
 
 
 def test_no_bands_between_rows_of_any_shape_and_names_beside_them(tmp_path):

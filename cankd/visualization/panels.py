@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
@@ -65,10 +66,7 @@ def _image_grid(
     """
     aspects = [image.shape[0] / image.shape[1] for image in images]
     size = (width * len(titles) + 0.2 * bool(names), width * sum(aspects) + 0.3 + below)
-    figure = Figure(figsize=size, layout="constrained")
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0))
     axes = figure.subplots(len(images), len(titles), squeeze=False, gridspec_kw={"height_ratios": aspects})
     for ax in axes.flat:
         ax.set_xticks([])
@@ -149,7 +147,8 @@ def _move_labels_inside(figure: Figure) -> None:
             right = max(frame.x0 - extent.x0, 0) + min(frame.x1 - extent.x1, 0)
             up = max(frame.y0 - extent.y0, 0) + min(frame.y1 - extent.y1, 0)
             place = ax.transData.transform(text.get_position()) + (right, up)
-            text.set_position(ax.transData.inverted().transform(place))
+            x, y = ax.transData.inverted().transform(place).tolist()
+            text.set_position((x, y))
 
 
 def draw_label_panel(
