@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from mmrazor.registry import MODELS
 
 from cankd.published import PUBLISHED_LOSSES, rename_published_keys
-from tests.conftest import GOLDEN, TOLERANCE, relative_error
+from tests.conftest import GOLDEN, ROOT, TOLERANCE, relative_error
 
 CASES = json.loads((GOLDEN / "index.json").read_text())
 
@@ -74,3 +75,11 @@ def test_tau_is_reported_as_without_effect():
 def test_other_dimensions_are_refused(dimension):
     with pytest.raises(ValueError, match="expected 2"):
         MODELS.build(dict(type="NLKD_IN_Loss", in_channels=8, dimension=dimension))
+
+
+def test_what_the_published_names_are_called_here_exists():
+    rows = [line.split(" | ") for line in (ROOT / "docs" / "published.md").read_text().splitlines() if line.startswith("| `")]
+    here = {name for row in rows for name in re.findall(r"`((?:tools|configs|cankd)/[\w./*-]+)", row[-1])}
+    assert len(rows) > 20 and len(here) > 10
+    for name in here:
+        assert any(ROOT.glob(name)), name
