@@ -74,7 +74,8 @@ def methods_table(models: list[dict], recipe: str) -> str:
             other = "method" in model
             if model["row"].split(",")[0] == pair:
                 name = f"[{model.get('method', 'CanKD')}](../configs/{model['config']})"
-                source = model["source"] if other else model["paper"] and f"CanKD, table {model['table']}"
+                table = f"table {model['table']}".replace("table S", "supplement ")
+                source = model["source"] if other else model["paper"] and f"CanKD, {table}"
                 rows.append(
                     [pair, name, model["metric"], *(figure(model[key]) for key in ("teacher", "student", "paper"))]
                     + [figure(source), figure(model["measured"], "*not run*")]
