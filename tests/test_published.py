@@ -78,7 +78,8 @@ def test_other_dimensions_are_refused(dimension):
 
 
 def test_what_the_published_names_are_called_here_exists():
-    rows = [line.split(" | ") for line in (ROOT / "docs" / "published.md").read_text().splitlines() if line.startswith("| `")]
+    lines = (ROOT / "docs" / "published.md").read_text(encoding="utf-8").splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith("| `")]
     here = {name for row in rows for name in re.findall(r"`((?:tools|configs|cankd)/[\w./*-]+)", row[-1])}
     assert len(rows) > 20 and len(here) > 10
     for name in here:
