@@ -33,7 +33,11 @@ ONE_OF_EACH_KIND = [
     "cankd_backbone_pspnet_r101_pspnet_r18_80k_cityscapes",
     "cankd_backbone_resnet50_mobilenet-v1_8xb32_in1k",
 ]
-TRAINED = list(LEAVES) if CLASSIFICATION == "mmpretrain" else ONE_OF_EACH_KIND
+# The inheriting leaves of DETRs differ from the others in what they start with, which tests/test_inherit_teacher_hook.py
+# compares; they were trained once: logfile/leaves.
+TRAINED = ONE_OF_EACH_KIND
+if CLASSIFICATION == "mmpretrain":
+    TRAINED = [name for name in LEAVES if not name.startswith("cankd-dagger_neck_")]
 # The least gradient of a block's weight beside the student's; a block that is dead or constant leaves 1e-14 or nothing.
 ALIVE = 1e-6
 # At random weights the task losses of these have far larger gradients than the others'; 7e-8 and 1e-6 were seen.
