@@ -11,7 +11,19 @@ from mmengine.hub import get_config
 from mmrazor.registry import MODELS
 
 from cankd.algorithms.crosskd import ADAPTERS
-from tests.test_configs import DET, DISTILL, DL_MV2, DL_R18, DL_R101, LAYER4, PSP_R18, SEG, _differences, _plain
+from tests.test_configs import (
+    DET,
+    DISTILL,
+    DL_MV2,
+    DL_R18,
+    DL_R101,
+    LAYER4,
+    PSP_R18,
+    SEG,
+    _differences,
+    _plain,
+    published_weights,
+)
 
 GFL_R50, GFL_R101 = "gfl/gfl_r50_fpn_1x_coco", "gfl/gfl_r101_fpn_ms-2x_coco"
 RETINA_R18, RETINA_R50 = (f"retinanet/retinanet_r{depth}_fpn_1x_coco" for depth in (18, 50))
@@ -116,6 +128,7 @@ def test_crosskd_leaf(name):
     assert _differences(cfg.model.architecture, DET.format(student)) == differences
     assert _differences(cfg.model.teacher, DET.format(teacher)) == {}
     assert cfg.model.teacher_ckpt == checkpoint
+    assert "work_dirs" in checkpoint or checkpoint == published_weights(cfg.model)
     if pkd is None:
         assert cfg.model.distiller == {"type": "ConfigurableDistiller"}
     else:
@@ -176,6 +189,7 @@ def test_acamkd_leaf(name):
     assert cfg.model.type == "PartialTeacherDistill" and cfg.custom_hooks == [{"type": "InheritTeacherHook"}]
     assert _differences(cfg.model.architecture, DET.format(student)) == {}
     assert _differences(cfg.model.teacher, DET.format(teacher)) == {}
+    assert cfg.model.teacher_ckpt == published_weights(cfg.model)
     loss = {"type": "ACAMKDLoss", "in_channels": 256, "num_masks": 6, **arguments}
     assert cfg.model.distiller.distill_losses == {f"loss_fpn{level}": loss for level in range(5)}
     _built(cfg.model.distiller.distill_losses.loss_fpn0, arguments)
@@ -196,6 +210,7 @@ def test_acamkd_segmentation_leaf(name):
     cfg = Config.fromfile(DISTILL / "mmseg" / "acamkd" / f"{name}.py")
     assert _differences(cfg.model.architecture, SEG.format(student)) == {}
     assert _differences(cfg.model.teacher, SEG.format(DL_R101)) == {}
+    assert cfg.model.teacher_ckpt == published_weights(cfg.model)
     distiller = cfg.model.distiller
     assert distiller.student_recorders.backbone.source == source
     assert distiller.teacher_recorders.backbone.source == "backbone.layer4"

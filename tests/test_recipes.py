@@ -33,8 +33,8 @@ ONE_OF_EACH_KIND = [
     "cankd_backbone_pspnet_r101_pspnet_r18_80k_cityscapes",
     "cankd_backbone_resnet50_mobilenet-v1_8xb32_in1k",
 ]
-# The inheriting leaves of DETRs differ from the others in what they start with, which tests/test_inherit_teacher_hook.py
-# compares; they were trained once: logfile/leaves.
+# The DETRs' inheriting leaves differ from the others in their start, which test_inherit_teacher_hook.py compares.
+# They were trained once: logfile/leaves.
 TRAINED = ONE_OF_EACH_KIND
 if CLASSIFICATION == "mmpretrain":
     TRAINED = [name for name in LEAVES if not name.startswith("cankd-dagger_neck_")]
