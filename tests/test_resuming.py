@@ -85,12 +85,12 @@ def test_two_processes_with_unequal_boxes_go_on_after_one_is_killed(config, mini
     assert differences(first["numpy"], second["numpy"])
 
 
-def _resume(whole_run: Path, work_dir: Path, config: Path, steps: int, **parts: Any) -> str:
+def _resume(whole_run: Path, work_dir: Path, config: Path, steps: int, *options: str, **parts: Any) -> str:
     """What a run of some steps prints that resumes from the last checkpoint with other or without (None) some parts."""
     checkpoint = {**load_checkpoint_file(whole_run / f"iter_{STEPS}.pth"), **parts}
     work_dir.mkdir(exist_ok=True)
     torch.save({key: part for key, part in checkpoint.items() if part is not None}, work_dir / "iter_8.pth")
-    options = ["--cfg-options", f"train_cfg.max_iters={steps}"]
+    options = ("--cfg-options", f"train_cfg.max_iters={steps}", *options)
     return call_tool("train.py", config, "--work-dir", work_dir, "--resume", *options).stdout
 
 
@@ -102,7 +102,8 @@ def test_what_a_resumed_run_passes_over_and_starts_afresh_is_said(config, whole_
     later = time.time() + 3600
     os.utime(tmp_path / "iter_10.pth", (later, later))
     parts = ("optimizer", "param_schedulers", "random_state")
-    printed = _resume(whole_run, tmp_path, config, STEPS + 1, **dict.fromkeys(parts))
+    weights = f"load_from={tmp_path}/iter_10_student.pth"  # where the run began
+    printed = _resume(whole_run, tmp_path, config, STEPS + 1, weights, **dict.fromkeys(parts))
     said = re.findall("WARNING - --resume: (.*)", printed)
     expected = [
         "iter_12.pth, expected an existing",

@@ -19,7 +19,7 @@ def parse_args() -> argparse.Namespace:
     add_run_arguments(parser)
     parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size")
-    parser.add_argument("--resume", action="store_true", help="go on from the latest checkpoint in the work dir")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in the work dir")
     return parser.parse_args()
 
 

@@ -46,10 +46,15 @@ def find_checkpoint(work_dir: str | Path) -> tuple[str, dict[str, Any]] | None:
         except (FileNotFoundError, ValueError) as error:
             _warn(f"passes over a checkpoint. {error}")
             continue
-        if "message_hub" in checkpoint and {"epoch", "iter"} <= set(checkpoint.get("meta", {})):
+        if holds_run(checkpoint):
             return str(file), checkpoint["meta"]
         _warn(f"passes over {file}, which holds no run's state.")
     return None
+
+
+def holds_run(checkpoint: dict[str, Any]) -> bool:
+    """Whether a checkpoint is one that a run can go on from, not weights alone."""
+    return "message_hub" in checkpoint and {"epoch", "iter"} <= set(checkpoint.get("meta", {}))
 
 
 def _warn(message: str) -> None:

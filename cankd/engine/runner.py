@@ -13,7 +13,8 @@ from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import HOOKS, MODEL_WRAPPERS
 from torch import distributed, nn
 
-from cankd.engine.resuming import find_checkpoint
+from cankd.checkpoint import load_checkpoint_file
+from cankd.engine.resuming import find_checkpoint, holds_run
 
 # Hooks of every run, beside mmengine's own default hooks.
 OWN_HOOKS = {"run_checks": {"type": "RunChecksHook"}, "finite_loss": {"type": "FiniteLossHook"}}
@@ -58,8 +59,12 @@ class Runner(mmengine.runner.Runner):
         super().register_hook(hook, priority)
 
     def train(self) -> nn.Module:
-        """Trains; a run that resumes first looks for where to go on, and for the seed that its data's order has."""
-        if self._resume and self._load_from is None:
+        """Trains; a run that resumes first looks for where to go on, and for the seed that its data's order has.
+
+        That is ``load_from`` if it holds a run, as in mmengine; if it holds weights alone, they are where a run
+        without a checkpoint starts.
+        """
+        if self._resume and not (self._load_from and holds_run(load_checkpoint_file(self._load_from))):
             found = [find_checkpoint(self.work_dir) if is_main_process() else None]
             broadcast_object_list(found)
             if found[0] is None:
