@@ -33,7 +33,6 @@ def _options(data: Path, teacher: Path, iterations: int = 3) -> list[str]:
         "train_cfg.max_iters": iterations,
         "train_cfg.val_interval": iterations,
         "default_hooks.checkpoint.interval": iterations,
-        "default_hooks.checkpoint.save_optimizer": True,
         "default_hooks.logger.interval": 1,
     }
     return ["--cfg-options", *(f"{key}={value}" for key, value in pieces.items())]
