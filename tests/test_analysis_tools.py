@@ -29,7 +29,7 @@ from cankd.analysis.confusion import detection_confusion
 from cankd.analysis.curves import read_curves
 from cankd.analysis.files import sha256
 from cankd.analysis.robustness import GROUPS, SeededCorruption, insert_corruption, seeded, summarise
-from cankd.inference import load_model, predict, read_config
+from cankd.inference import in_scope, load_model, predict, read_config
 from cankd.losses import NLKDINLoss
 from cankd.models import stock_model
 from cankd.reference import ReferenceCanLoss
@@ -185,7 +185,8 @@ def test_detections_are_counted_as_by_mmdet(predictions, mini_data, tmp_path):
     published = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(published)
     cfg = read_config(TEACHER, {"test_dataloader.dataset.data_root": f"{mini_data}/"})
-    dataset = mmdet.registry.DATASETS.build(cfg.test_dataloader.dataset)
+    with in_scope(cfg):
+        dataset = mmdet.registry.DATASETS.build(cfg.test_dataloader.dataset)
     with predictions.open("rb") as stream:
         expected = published.calculate_confusion_matrix(dataset, pickle.load(stream), 0.2, None, 0.5)
     thresholds = ["--score-thr", 0.2, "--tp-iou-thr", 0.5, "--color-theme", "viridis"]
