@@ -397,17 +397,34 @@ TOOLS = [
 ]
 
 
+INTRODUCTION = """\
+# What a run refuses
+
+Before its first step a run of `train.py` checks the configuration's keys and mappings, that every tensor which the
+distillation losses (or the inheriting strategy) depend on is the teacher's own, that the heads have the data's
+classes, and that `load_from` fits. It stops at the first loss that is not finite and leaves the losses, the images
+and the weights of that moment in the work dir. A checkpoint is data: one that carries code is refused. Each has a
+way out:
+
+| to | say |
+| --- | --- |
+| distil from a teacher that is not trained | `--cfg-options allow_untrained_teacher=True` |
+| leave out the steps whose loss is not finite | `--cfg-options default_hooks.finite_loss.skip=True` |
+| read a checkpoint that carries code, which then runs | `--trust-checkpoints` |
+| see where an error comes from | `--debug` |
+
+## Faults that were tried
+
+Each ends the tool with exit status 1 (2 for a wrong command line) and one line, which holds what the table says.
+`tests/test_faults.py` tries all of them; this page is written by `python -m tests.faults`.
+"""
+
+
 def document() -> str:
     """docs/faults.md: each fault with the part of the answer that the test expects."""
-    lines = [
-        "# Faults that were tried",
-        "",
-        "Each ends the tool with exit status 1 (2 for a wrong command line) and one line, which holds what the table",
-        "says; `--debug` makes `train.py` and `test.py` show the traceback. `tests/test_faults.py` tries all of them;",
-        "this page is written by `python -m tests.faults`.",
-    ]
+    lines = [INTRODUCTION.rstrip()]
     for title, faults in (("Training", TRAINING), ("Testing", TESTING), ("Other tools", TOOLS)):
-        lines += ["", f"## {title}", "", "| fault | answer |", "| --- | --- |"]
+        lines += ["", f"### {title}", "", "| fault | answer |", "| --- | --- |"]
         for fault in faults:
             tool = f"{fault.arguments.split()[0].split('/')[-1]}: " if faults is TOOLS else ""
             message = fault.message.replace("{text}", "FILE").replace("|", "\\|").strip()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cankd.checkpoint import load_checkpoint_file
-from cankd.engine.run_checks import _caller, _categories, _datasets
+from cankd.engine.run_checks import RunChecksHook, _caller, _categories, _datasets
 from tests.conftest import free_port, run_command
 from tests.in_process import call_tool
 from tests.test_faults import DATA, DEMO, TEACHER_CKPT
@@ -59,6 +59,14 @@ def test_an_untrained_teacher_and_other_ways_to_load_one_pass(train, tmp_path):
     whole = {f"teacher.{name}": value for name, value in load_checkpoint_file(TEACHER_CKPT)["state_dict"].items()}
     torch.save({"state_dict": whole}, tmp_path / "whole.pth")
     assert "tensors of the teacher" not in train("", "teacher_ckpt=None", f"load_from={tmp_path}/whole.pth").stdout
+
+
+def test_a_tensor_that_was_renamed_while_it_was_loaded_counts_as_loaded(tmp_path):
+    model, file = nn.Linear(3, 2), str(tmp_path / "old.pth")
+    torch.save({"module.old_name": model.weight.detach().clone(), "module.bias": model.bias.detach().clone()}, file)
+    assert RunChecksHook()._not_loaded(model, file) == []
+    nn.init.ones_(model.weight)
+    assert RunChecksHook()._not_loaded(model, file) == ["weight"]
 
 
 def test_torchs_attention_uses_the_weights_of_its_parts_itself():

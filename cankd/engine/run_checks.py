@@ -87,11 +87,11 @@ class RunChecksHook(Hook):
         pretrained = init_cfg.get("checkpoint") if isinstance(init_cfg, dict) else None
         sources = [load_checkpoint_file(name)["state_dict"] for name in (file, pretrained) if name]
         sources = [_cut(source, "module.") or source for source in sources] + [self._in_checkpoint]
-        return [
-            name
-            for name, value in teacher.state_dict().items()
-            if value.is_floating_point() and not any(_is_in(value, source.get(name)) for source in sources)
-        ]
+        own = {name: value for name, value in teacher.state_dict().items() if value.is_floating_point()}
+        missing = [name for name in own if not any(_is_in(own[name], source.get(name)) for source in sources)]
+        # Some modules give a tensor of an older file another name while they load it.
+        given = [value for source in sources for name, value in source.items() if name not in own]
+        return [name for name in missing if not any(_is_in(own[name], value) for value in given)]
 
     @staticmethod
     def _watch(algorithm: Any, missing: Sequence[str], file: str | None) -> None:
