@@ -150,8 +150,8 @@ def _fetch(url: str, file: Path) -> None:
         torch.hub.download_url_to_file(url, str(file))
     except Exception as error:
         raise ConnectionError(
-            f"{url} could not be fetched ({error}). Fetch it elsewhere and put it at {file}; the teacher's may also be "
-            "given with --cfg-options teacher_ckpt=FILE."
+            f"{url} could not be fetched ({error}). Fetch it elsewhere and put it at {file}. A teacher's may "
+            "also be given with --cfg-options teacher_ckpt=FILE."
         ) from error
 
 

@@ -11,7 +11,8 @@ from typing import Any, Callable, Iterator
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope
+from mmengine.logging import MMLogger
+from mmengine.utils import ManagerMixin
 
 import cankd  # noqa: F401  (makes mmrazor importable for every test)
 
@@ -43,11 +44,19 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+def forget_runs(kind: Any = ManagerMixin) -> None:
+    """Forgets what mmengine keeps by a run's name, which another run of the same second would share."""
+    for cls in kind.__subclasses__():
+        if cls is not MMLogger:
+            cls._instance_dict.clear()
+            forget_runs(cls)
+
+
 @pytest.fixture(autouse=True)
-def _no_default_scope() -> Iterator[None]:
-    """Runs inside a test's process set a registry scope; the next test must not find it."""
+def _no_runs_before() -> Iterator[None]:
+    """Runs inside a test's process leave a registry scope and more behind, which the next test must not find."""
     yield
-    DefaultScope._instance_dict.clear()
+    forget_runs()
 
 
 def run_command(*command: str, check: bool = True, timeout: int = 900, **env: str) -> subprocess.CompletedProcess:

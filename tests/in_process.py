@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from mmengine.logging import MMLogger
-from mmengine.utils import ManagerMixin
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, forget_runs
 
 
 class Done(NamedTuple):
@@ -22,14 +21,6 @@ class Done(NamedTuple):
 
     returncode: int
     stdout: str
-
-
-def forget_runs(kind: Any = ManagerMixin) -> None:
-    """Forgets what mmengine keeps by a run's name, which another run of the same second would share."""
-    for cls in kind.__subclasses__():
-        if cls is not MMLogger:
-            cls._instance_dict.clear()
-            forget_runs(cls)
 
 
 def call_tool(name: str, *arguments: Any, check: bool = True) -> Done:

@@ -47,12 +47,12 @@ def whole_run(tmp_path_factory, config) -> Path:
 @pytest.mark.slow
 def test_killed_runs_end_in_the_same_bits(config, whole_run, tmp_path):
     work_dir, seedless = tmp_path / "run", tmp_path / "seedless.py"
-    # While a file is written that must not replace a whole one, or an old one goes; then at any moment.
+    # While a file is written that must not replace a whole one, or an old one goes; then after a step.
     moments: list[str | float] = [
         "open iter_4.pth write",
         "open last_checkpoint written",
         "os.remove iter_4.pth after",
-        0.5,
+        0.0,
     ]
     printed = killed_runs(config, work_dir, moments)
     seedless.write_text(config.read_text() + "randomness = dict(seed=None)\n")  # a drawn seed is that of the beginning

@@ -38,7 +38,7 @@ def main() -> None:
     models = arguments.load_models(args.models, args.device, args.repo, args.cfg_options)
     for number, (image, name) in enumerate(zip(images, image_names(images)), start=1):
         rows, views, stages = {}, {}, []
-        for title, model, cfg in models:
+        for title, model, cfg, _ in models:
             batch = prepare(cfg, image)
             data = model.data_preprocessor(batch, False)
             scores = class_scores(model, data)
