@@ -47,9 +47,10 @@ def _seed() -> None:
 def forget_runs(kind: Any = ManagerMixin) -> None:
     """Forgets what mmengine keeps by a run's name, which another run of the same second would share."""
     for cls in kind.__subclasses__():
-        if cls is not MMLogger:
-            cls._instance_dict.clear()
-            forget_runs(cls)
+        default = {"mmengine"} if cls is MMLogger else set()  # it writes to the stream of when it was made
+        for name in set(cls._instance_dict) - default:
+            del cls._instance_dict[name]
+        forget_runs(cls)
 
 
 @pytest.fixture(autouse=True)
