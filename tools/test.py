@@ -11,13 +11,12 @@ from __future__ import annotations
 import argparse
 
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
 
 import cankd  # noqa: F401  (registers everything before the configuration is read)
 from cankd.analysis.files import check_writable
 from cankd.engine.launch import add_run_arguments, leave_process_group, load_config, run_errors
 from cankd.engine.predictions import DumpPredictions
-from cankd.engine.runner import Runner
+from cankd.engine.runner import Runner, unwrapped
 from cankd.inference import is_distillation_config, load_student
 
 
@@ -32,7 +31,7 @@ def parse_args() -> argparse.Namespace:
 def evaluate(cfg: Config, checkpoint: str, out: str | None) -> None:
     runner = Runner.from_cfg(cfg)
     if checkpoint != "none":
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         load_student(getattr(model, "student", model), checkpoint, cfg.filename)
     if out:
         runner.test_evaluator.metrics.append(DumpPredictions(out_file_path=out))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from torch import nn
 
 from cankd.checkpoint import TEACHER_PREFIX, keep_teacher
 from cankd.engine.resumable_checkpoint_hook import ResumableCheckpointHook
+from cankd.engine.runner import unwrapped
 
 
 @HOOKS.register_module()
@@ -50,7 +49,7 @@ class DistillCheckpointHook(ResumableCheckpointHook):
         super().after_load_checkpoint(runner, checkpoint)
         state_dict = checkpoint.get("state_dict", checkpoint)
         has_teacher = any(key.startswith(TEACHER_PREFIX) for key in state_dict)
-        teacher = getattr(_unwrapped(runner.model), "teacher", None)
+        teacher = getattr(unwrapped(runner.model), "teacher", None)
         if teacher is None or (has_teacher and not self._restores_teacher(runner)):
             return
         keep_teacher(state_dict, teacher)
@@ -61,16 +60,12 @@ class DistillCheckpointHook(ResumableCheckpointHook):
     @staticmethod
     def _restores_teacher(runner) -> bool:
         """Whether the teacher comes from a file of its own and stays as it is there."""
-        frozen = not getattr(_unwrapped(runner.model), "teacher_trainable", True)
+        frozen = not getattr(unwrapped(runner.model), "teacher_trainable", True)
         return frozen and bool(_teacher_ckpt(runner))
 
 
 def _teacher_ckpt(runner) -> str | None:
     return runner.cfg.get("model", {}).get("teacher_ckpt")  # a runner may have been built without a configuration
-
-
-def _unwrapped(model: Any) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
 
 
 def _size(state_dict: dict[str, Any]) -> int:

@@ -6,10 +6,11 @@ from typing import Sequence
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import BaseOptimWrapper
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
+
+from cankd.engine.runner import unwrapped
 
 # What is inherited unless a configuration says otherwise. The paper's two-stage rows leave the RPN out.
 DEFAULT_MODULES = ("neck", "bbox_head", "roi_head.bbox_head", "decode_head", "head")
@@ -20,10 +21,6 @@ def _find(model: nn.Module, name: str) -> nn.Module | None:
     for part in name.split("."):
         model = getattr(model, part, None)  # type: ignore[assignment]
     return model
-
-
-def _algorithm(runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 @HOOKS.register_module()
@@ -63,7 +60,7 @@ class InheritTeacherHook(Hook):
                 "InheritTeacherHook: got a teacher without weights, expected model.teacher_ckpt. Set it in the "
                 "config or with --cfg-options teacher_ckpt=FILE."
             )
-        student = _algorithm(runner).student
+        student = unwrapped(runner.model).student
         for name in self._copy(runner):
             _find(student, name).is_init = True  # type: ignore[arg-type, union-attr]
 
@@ -85,7 +82,7 @@ class InheritTeacherHook(Hook):
 
     def _tensors(self, runner) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Module name -> the student's and the teacher's tensors, of those that the student has."""
-        algorithm = _algorithm(runner)
+        algorithm = unwrapped(runner.model)
         found = {}
         for name in self.modules:
             student, teacher = _find(algorithm.student, name), _find(algorithm.teacher, name)  # type: ignore[arg-type]

@@ -10,19 +10,15 @@ from typing import Any, Iterable, Iterator, Mapping, Sequence
 import torch
 from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
 from cankd.checkpoint import TEACHER_PREFIX, load_checkpoint_file, save_whole
 from cankd.engine.inherit_teacher_hook import InheritTeacherHook
+from cankd.engine.runner import unwrapped
 
 # Modules whose num_classes is the number of the data set's classes.
 HEADS = ("bbox_head", "mask_head", "decode_head", "auxiliary_head", "head")
-
-
-def _unwrapped(model: Any) -> Any:
-    return model.module if is_model_wrapper(model) else model
 
 
 @HOOKS.register_module()
@@ -48,7 +44,7 @@ class RunChecksHook(Hook):
         """Refuses a checkpoint of which nothing fits the model."""
         weights = checkpoint.get("state_dict", checkpoint)
         given = {key[7:] if key.startswith("module.") else key: value for key, value in weights.items()}
-        own = _unwrapped(runner.model).state_dict()
+        own = unwrapped(runner.model).state_dict()
         if not any(key in own and own[key].shape == getattr(value, "shape", None) for key, value in given.items()):
             raise ValueError(
                 f"load_from: no tensor of the checkpoint fits the model, whose first is {next(iter(own), None)}; the "
@@ -59,7 +55,7 @@ class RunChecksHook(Hook):
 
     def before_train(self, runner) -> None:
         """Checks classes and teacher."""
-        algorithm = _unwrapped(runner.model)
+        algorithm = unwrapped(runner.model)
         student = getattr(algorithm, "student", algorithm)
         for split, loop in (("train", runner.train_loop), ("val", runner.val_loop)):
             if loop is not None:
@@ -245,7 +241,7 @@ class FiniteLossHook(Hook):
 
     def before_train(self, runner) -> None:
         """Looks at the losses where they are added up."""
-        model, optim_wrapper = _unwrapped(runner.model), runner.optim_wrapper
+        model, optim_wrapper = unwrapped(runner.model), runner.optim_wrapper
         parse_losses, update_params = model.parse_losses, optim_wrapper.update_params
 
         def parse_and_check(losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -286,7 +282,7 @@ class FiniteLossHook(Hook):
             runner.logger.warning(f"{message} The step is left out.")
             return
         file = Path(runner.work_dir, f"non_finite_iter_{runner.iter + 1}_rank{get_rank()}.pth")
-        weights = _unwrapped(runner.model).state_dict()
+        weights = unwrapped(runner.model).state_dict()
         save_whole(
             {
                 "state_dict": {name: value for name, value in weights.items() if not name.startswith(TEACHER_PREFIX)},

@@ -9,7 +9,7 @@ from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import HOOKS, MODEL_WRAPPERS
 from torch import distributed, nn
 
@@ -18,6 +18,11 @@ from cankd.engine.resuming import find_checkpoint, holds_run
 
 # Hooks of every run, beside mmengine's own default hooks.
 OWN_HOOKS = {"run_checks": {"type": "RunChecksHook"}, "finite_loss": {"type": "FiniteLossHook"}}
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside a wrapper for several processes; a model that has none is returned as it is."""
+    return model.module if is_model_wrapper(model) else model
 
 
 @MODEL_WRAPPERS.register_module()
