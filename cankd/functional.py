@@ -6,7 +6,6 @@ from typing import Callable
 
 import torch
 import torch.nn.functional as F
-from mmengine.utils import digit_version
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -18,7 +17,7 @@ _BLOCK_SCORES = 9 << 20
 # 4 MB each in float32 on CPUs; on GPUs, where every operation has to be launched, 16 MB.
 _CPU_BLOCK, _CUDA_BLOCK = 1 << 20, 1 << 22
 # torch's attention runs in bounded memory on CPUs, too, from this release on.
-_BOUNDED_ATTENTION = digit_version(torch.__version__) >= digit_version("2.2.0")
+_BOUNDED_ATTENTION = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 2)
 
 
 def _statistics_dtype(x: Tensor, y: Tensor) -> torch.dtype:

@@ -14,7 +14,7 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.utils import ManagerMixin
 
-import cankd  # noqa: F401  (makes mmrazor importable for every test)
+import cankd.openmmlab  # noqa: F401  (makes mmrazor importable for every test)
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"

@@ -1,13 +1,13 @@
 """What can be wrong with a command line, a configuration, a checkpoint or data, and what a user is told.
 
-tests/test_faults.py tries each; ``python -m tests.faults`` writes docs/faults.md from the list.
+tests/tools/test_faults.py tries each; ``python -m tests.faults`` writes docs/faults.md from the list.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from cankd.analysis.files import write_text
+from cankd.utils.files import write_text
 from tests.conftest import ROOT
 
 DOC = ROOT / "docs" / "faults.md"
@@ -416,7 +416,7 @@ way out:
 ## Faults that were tried
 
 Each ends the tool with exit status 1 (2 for a wrong command line) and one line, which holds what the table says.
-`tests/test_faults.py` tries all of them; this page is written by `python -m tests.faults`.
+`tests/tools/test_faults.py` tries all of them; this page is written by `python -m tests.faults`.
 """
 
 

@@ -21,12 +21,12 @@ from typing import Any, Sequence
 import numpy as np
 import torch
 
-from cankd.checkpoint import load_checkpoint_file
+from cankd.openmmlab.checkpoint import load_checkpoint_file
 from tests.conftest import ROOT, run_command
 
 CONFIG = """
 _base_ = ['{root}/configs/demo/quickstart_cankd.py']
-custom_imports = dict(imports=['cankd', 'tests.killing'])
+custom_imports = dict(imports=['cankd.openmmlab', 'tests.killing'])
 data_root = '{data}/'
 pipeline = [
     dict(type='LoadImageFromFile'),
@@ -73,7 +73,7 @@ def killed_runs(config: Path, work_dir: Path, moments: Sequence[str | float | No
         What each of them printed.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cankd.engine", "mmdet.apis"])
+    context.set_forkserver_preload(["cankd.openmmlab.engine", "mmdet.apis"])
     printed = []
     for moment in moments:
         log = work_dir.with_name(f"{work_dir.name}_{len(list(work_dir.parent.glob('*.log')))}.log")

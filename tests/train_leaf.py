@@ -21,8 +21,8 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from cankd.checkpoint import save_whole
-from cankd.models import stock_model
+from cankd.openmmlab.checkpoint import save_whole
+from cankd.openmmlab.models import stock_model
 from tests.conftest import ROOT
 
 LAYOUTS = {
@@ -79,7 +79,7 @@ def overlay(leaf: Path, data: Path, size: int, teachers: Path) -> dict:
     optimizer = cfg["optim_wrapper"]["optimizer"]
     keys = cfg["optim_wrapper"].setdefault("paramwise_cfg", {}).setdefault("custom_keys", {})
     keys["distill_losses"] = {"lr_mult": (0.5 if optimizer["type"] == "SGD" else 0.01) / optimizer["lr"]}
-    cfg["custom_imports"] = {"imports": ["cankd", "tests.recording"]}
+    cfg["custom_imports"] = {"imports": ["cankd.openmmlab", "tests.recording"]}
     cfg["custom_hooks"] = [*cfg.get("custom_hooks", []), {"type": "RecordingHook"}]
 
     for model in (cfg["model"]["architecture"], cfg["model"]["teacher"]):

@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 from typing import Dict, Tuple
 
-import cankd  # noqa: F401  (registers everything before a configuration is read)
-from cankd.analysis.files import at_least
-from cankd.engine.config_checks import KeyValues
-from cankd.inference import ROLES, build_model, is_distillation_config, noise_batch, read_config, repo_of
-from cankd.visualization import arguments
-from cankd.visualization.features import OutputIndex, module_shapes
+import cankd.openmmlab  # noqa: F401  (registers everything before a configuration is read)
+from cankd.openmmlab.commands import arguments
+from cankd.openmmlab.engine.config_checks import KeyValues
+from cankd.openmmlab.inference import ROLES, build_model, is_distillation_config, noise_batch, read_config, repo_of
+from cankd.openmmlab.visualization.features import OutputIndex, module_shapes
+from cankd.utils.command_line import at_least
 
 Shape = Tuple[int, ...]
 SAME_SIZE = ("fits", "connector")

@@ -24,13 +24,14 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 
-import cankd  # noqa: F401  (registers everything before a configuration is read)
-from cankd.analysis.files import at_least, write_text
-from cankd.checkpoint import save_whole
-from cankd.engine.processes import end_with_parent
-from cankd.inference import load_model, predict, prepare
-from cankd.models import stock_model
-from cankd.visualization import Boxes, draw_box_panel, draw_curves, draw_heatmap_panel, feature_energy
+import cankd.openmmlab  # noqa: F401  (registers everything before a configuration is read)
+from cankd.openmmlab.checkpoint import save_whole
+from cankd.openmmlab.engine.processes import end_with_parent
+from cankd.openmmlab.inference import load_model, predict, prepare
+from cankd.openmmlab.models import stock_model
+from cankd.openmmlab.visualization import Boxes, draw_box_panel, draw_curves, draw_heatmap_panel, feature_energy
+from cankd.utils.command_line import at_least
+from cankd.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "configs" / "demo"

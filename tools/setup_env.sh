@@ -139,7 +139,7 @@ install_test_tools() { pip install --no-deps -r "$repo/requirements/tests.txt"; 
 # The checkout itself goes on the path by a .pth file, which leaves no build files in it.
 link_cankd() { echo "$repo" >"$("$dir/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/cankd-checkout.pth"; }
 check_import() {
-  (cd "$work" && "$dir/bin/python" -W ignore -c 'import cankd, mmcv.ops, mmdet, mmseg, mmrazor; from mmrazor.registry import MODELS; assert MODELS.get("NLKDINLoss")')
+  (cd "$work" && "$dir/bin/python" -W ignore -c 'import cankd.openmmlab, mmcv.ops, mmdet, mmseg, mmrazor; from mmrazor.registry import MODELS; assert MODELS.get("NLKDINLoss")')
 }
 
 changed=false

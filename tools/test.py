@@ -12,12 +12,12 @@ import argparse
 
 from mmengine.config import Config
 
-import cankd  # noqa: F401  (registers everything before the configuration is read)
-from cankd.analysis.files import check_writable
-from cankd.engine.launch import add_run_arguments, leave_process_group, load_config, run_errors
-from cankd.engine.predictions import DumpPredictions
-from cankd.engine.runner import Runner, unwrapped
-from cankd.inference import is_distillation_config, load_student
+import cankd.openmmlab  # noqa: F401  (registers everything before the configuration is read)
+from cankd.openmmlab.engine.launch import add_run_arguments, leave_process_group, load_config, run_errors
+from cankd.openmmlab.engine.predictions import DumpPredictions
+from cankd.openmmlab.engine.runner import Runner, unwrapped
+from cankd.openmmlab.inference import is_distillation_config, load_student
+from cankd.utils.files import check_writable
 
 
 def parse_args() -> argparse.Namespace:

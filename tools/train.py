@@ -9,9 +9,15 @@ import argparse
 
 from mmengine.device import get_device
 
-import cankd  # noqa: F401  (registers everything before the configuration is read)
-from cankd.engine.launch import add_run_arguments, check_teacher_file, leave_process_group, load_config, run_errors
-from cankd.engine.runner import Runner
+import cankd.openmmlab  # noqa: F401  (registers everything before the configuration is read)
+from cankd.openmmlab.engine.launch import (
+    add_run_arguments,
+    check_teacher_file,
+    leave_process_group,
+    load_config,
+    run_errors,
+)
+from cankd.openmmlab.engine.runner import Runner
 
 
 def parse_args() -> argparse.Namespace:

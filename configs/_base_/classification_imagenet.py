@@ -4,7 +4,7 @@ _base_ = [
     "mmpretrain::_base_/schedules/imagenet_bs256.py",
     "mmpretrain::_base_/default_runtime.py",
 ]
-custom_imports = dict(imports=["cankd"])
+custom_imports = dict(imports=["cankd.openmmlab"])
 
 data_preprocessor = None  # the student brings its own; the stock one here names no type
 model = dict(

@@ -2,7 +2,7 @@
 # have a fourth resolution in their backbones takes all of `losses` and `mappings`.
 # Stock DETR files bring models and pipelines of their own, so this base holds the distiller alone; a leaf
 # names it in its `model`, which replaces the stock one.
-custom_imports = dict(imports=["cankd"])
+custom_imports = dict(imports=["cankd.openmmlab"])
 
 losses = {f"loss_neck{level}": dict(type="NLKDINLoss", in_channels=256, loss_weight=10) for level in range(4)}
 mappings = {

@@ -1,6 +1,6 @@
 # Distillation of FPN levels: the student's against the teacher's neck outputs 0 to 3, which are
 # P3-P6 for one-stage detectors and P2-P5 for two-stage ones. The teacher runs up to its neck.
-custom_imports = dict(imports=["cankd"])
+custom_imports = dict(imports=["cankd.openmmlab"])
 
 loss = dict(type="NLKDINLoss", in_channels=256, loss_weight=10)
 model = dict(

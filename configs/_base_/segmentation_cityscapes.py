@@ -6,7 +6,7 @@ _base_ = [
     "mmseg::_base_/schedules/schedule_80k.py",
     "mmseg::_base_/default_runtime.py",
 ]
-custom_imports = dict(imports=["cankd"])
+custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
     _scope_="mmrazor",

@@ -1,6 +1,6 @@
 # A small ResNet for the gallery of docs/visualization.md: digits on photographs, cut out of the scenes.
 _base_ = ["mmpretrain::_base_/default_runtime.py", "./gallery_schedule.py"]
-custom_imports = dict(imports=["cankd"])
+custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
     type="mmrazor.StockModel",

@@ -1,6 +1,6 @@
 # A small PSPNet for the gallery of docs/visualization.md.
 _base_ = ["mmseg::_base_/default_runtime.py", "./gallery_schedule.py"]
-custom_imports = dict(imports=["cankd"])
+custom_imports = dict(imports=["cankd.openmmlab"])
 
 norm = dict(type="BN", requires_grad=True)
 model = dict(

@@ -1,6 +1,6 @@
 # The student alone: the stock RetinaNet made small enough for a CPU.
 _base_ = ["./quickstart_data.py"]
-custom_imports = dict(imports=["cankd"])
+custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
     type="mmrazor.StockModel",

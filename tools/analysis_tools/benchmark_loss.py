@@ -3,7 +3,7 @@
 python tools/analysis_tools/benchmark_loss.py [--levels P3 P4 | BxCxHxW ...] [--dtypes float32 bfloat16]
     [--device cpu|cuda] [--implementations paper linear ours compiled] [--repeats N] [--out DIR]
 
-`paper` is the published order of products (cankd/reference.py), `linear` the same code with the
+`paper` is the published order of products (cankd/losses/cankd_naive.py), `linear` the same code with the
 products the other way round, `ours` NLKDINLoss, `compiled` the same under torch.compile. The floor
 is what the device needs at least, by its measured bandwidth and its measured rate of matrix products.
 Every measurement runs in a process of its own. First all implementations are compared with the
@@ -26,12 +26,20 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-import cankd  # noqa: F401  (makes mmrazor importable)
-from cankd.analysis.benchmark import available_bytes, environment, headline, in_own_process, markdown_table, measure
-from cankd.analysis.files import at_least, one_line_errors, write_text
+import cankd.openmmlab  # noqa: F401  (makes mmrazor importable)
 from cankd.losses import NLKDINLoss
-from cankd.reference import ReferenceCanLoss
-from cankd.visualization.panels import save_figure
+from cankd.losses.cankd_naive import NaiveNLKDINLoss
+from cankd.openmmlab.analysis.benchmark import (
+    available_bytes,
+    environment,
+    headline,
+    in_own_process,
+    markdown_table,
+    measure,
+)
+from cankd.openmmlab.visualization.panels import save_figure
+from cankd.utils.command_line import at_least, one_line_errors
+from cankd.utils.files import write_text
 
 # Maps of an 800 x 1333 image, padded to 800 x 1344, and of a segmenter's last stage: B, C, H, W.
 LEVELS = {
@@ -52,7 +60,7 @@ DTYPES = {
 ODD_SHAPES = [(2, 8, 10, 14), (1, 6, 7, 9), (3, 4, 5, 3)]
 
 
-class LinearReference(ReferenceCanLoss):
+class LinearReference(NaiveNLKDINLoss):
     """The reference with one difference: what is summed over teacher positions first is g phi^T."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
@@ -65,7 +73,7 @@ class LinearReference(ReferenceCanLoss):
 def build(implementation: str, channels: int) -> nn.Module:
     """A loss whose weights are random, but the same for every implementation: at its zero start the block is dead."""
     torch.manual_seed(0)
-    reference = ReferenceCanLoss(channels)
+    reference = NaiveNLKDINLoss(channels)
     nn.init.normal_(reference.bn.weight)
     if implementation in ("paper", "linear"):
         loss = reference if implementation == "paper" else LinearReference(channels)

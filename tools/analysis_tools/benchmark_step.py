@@ -34,12 +34,13 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 from torch import Tensor, nn
 
-import cankd  # noqa: F401  (registers everything)
-from cankd.analysis.benchmark import environment, headline, in_own_process, joined, markdown_table, measure
-from cankd.analysis.files import at_least, one_line_errors, write_text
-from cankd.engine.config_checks import KeyValues
-from cankd.inference import read_config
-from cankd.reference import ReferenceCanLoss
+import cankd.openmmlab  # noqa: F401  (registers everything)
+from cankd.losses.cankd_naive import NaiveNLKDINLoss
+from cankd.openmmlab.analysis.benchmark import environment, headline, in_own_process, joined, markdown_table, measure
+from cankd.openmmlab.engine.config_checks import KeyValues
+from cankd.openmmlab.inference import read_config
+from cankd.utils.command_line import at_least, one_line_errors
+from cankd.utils.files import write_text
 
 FUSED = {"teacher_fuse_conv_bn": True}
 LAST = {"teacher_channels_last": True}
@@ -62,7 +63,7 @@ EXACT = 1e-3  # relative, of a loss: float32's rounding after two deep networks
 
 
 @MODELS.register_module(force=True)  # the tool's module may be loaded twice
-class PublishedCanLoss(ReferenceCanLoss):
+class PublishedCanLoss(NaiveNLKDINLoss):
     """The reference under the argument names of a configuration."""
 
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:  # noqa: D102

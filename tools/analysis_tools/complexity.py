@@ -18,10 +18,11 @@ import json
 import sys
 from pathlib import Path
 
-import cankd  # noqa: F401  (makes mmrazor's modules importable)
-from cankd.analysis.complexity import loss_costs, model_cost
-from cankd.analysis.files import one_line_errors, write_text
-from cankd.inference import ROLES, is_distillation_config, read_config, repo_of
+import cankd.openmmlab  # noqa: F401  (makes mmrazor's modules importable)
+from cankd.openmmlab.analysis.complexity import loss_costs, model_cost
+from cankd.openmmlab.inference import ROLES, is_distillation_config, read_config, repo_of
+from cankd.utils.command_line import one_line_errors
+from cankd.utils.files import write_text
 
 # Supplement, Table 5, for 2 x 256 x 64 x 64: FLOPs in G and parameters in M.
 PAPER = {"FKD": (3.23, 0.46), "MGD": (9.66, 1.18), "FGD": (None, 0.14), "CanKD, paper's order": (1.09, 0.13)}

@@ -17,13 +17,14 @@ from pathlib import Path
 
 from mmengine.registry import DATASETS
 
-import cankd  # noqa: F401  (registers everything before the configuration is read)
-from cankd.analysis.confusion import BACKGROUND, confusion_matrix, load_predictions, row_percentages
-from cankd.analysis.files import one_line_errors, write_text
-from cankd.engine.config_checks import KeyValues
-from cankd.inference import in_scope, read_config, test_dataset
-from cankd.stack import without_chatter
-from cankd.visualization.matrices import Matrix, draw_matrices
+import cankd.openmmlab  # noqa: F401  (registers everything before the configuration is read)
+from cankd.openmmlab.analysis.confusion import BACKGROUND, confusion_matrix, load_predictions, row_percentages
+from cankd.openmmlab.compat import quiet_imports
+from cankd.openmmlab.engine.config_checks import KeyValues
+from cankd.openmmlab.inference import in_scope, read_config, test_dataset
+from cankd.openmmlab.visualization.matrices import Matrix, draw_matrices
+from cankd.utils.command_line import one_line_errors
+from cankd.utils.files import write_text
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,7 +62,7 @@ def main() -> None:
         cfg = read_config(args.config, args.cfg_options)
         if not test_dataset(cfg):
             raise ValueError(f"config: {args.config} has no test_dataloader.dataset, whose annotations are compared.")
-        with in_scope(cfg), without_chatter():
+        with in_scope(cfg), quiet_imports():
             dataset = DATASETS.build(cfg.test_dataloader.dataset)
         matrices = [
             confusion_matrix(samples, dataset, args.score_thr, args.tp_iou_thr, args.nms_iou_thr)

@@ -13,9 +13,10 @@ import fnmatch
 import sys
 from pathlib import Path
 
-from cankd.analysis.curves import find_scalars, read_curves, to_csv
-from cankd.analysis.files import one_line_errors, write_text
-from cankd.visualization.charts import draw_chart_grid
+from cankd.openmmlab.analysis.curves import find_scalars, read_curves, to_csv
+from cankd.openmmlab.visualization.charts import draw_chart_grid
+from cankd.utils.command_line import one_line_errors
+from cankd.utils.files import write_text
 
 # The accuracy of a detector, a segmenter, a classifier, and every loss.
 DEFAULT_KEYS = ("*bbox_mAP", "*mIoU", "*accuracy/top1", "*loss*")

@@ -30,12 +30,13 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 import cankd
-from cankd.analysis.files import at_least, sha256, whole, write_text
-from cankd.analysis.robustness import GROUPS, find_metric, insert_corruption, select_corruptions, summarise
-from cankd.engine.launch import add_run_arguments, leave_process_group, load_config, run_errors
-from cankd.engine.runner import Runner
-from cankd.inference import load_model, weights_file
-from cankd.visualization.matrices import Matrix, draw_matrices
+from cankd.openmmlab.analysis.robustness import GROUPS, find_metric, insert_corruption, select_corruptions, summarise
+from cankd.openmmlab.engine.launch import add_run_arguments, leave_process_group, load_config, run_errors
+from cankd.openmmlab.engine.runner import Runner
+from cankd.openmmlab.inference import load_model, weights_file
+from cankd.openmmlab.visualization.matrices import Matrix, draw_matrices
+from cankd.utils.command_line import at_least
+from cankd.utils.files import sha256, whole, write_text
 
 
 def parse_args() -> argparse.Namespace:

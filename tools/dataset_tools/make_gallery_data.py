@@ -15,7 +15,8 @@ import numpy as np
 from make_quickstart_data import PHOTOGRAPHS, draw_scene, load_photographs
 from sklearn.datasets import load_digits
 
-from cankd.analysis.files import at_least, one_line_errors, write_image
+from cankd.openmmlab.visualization.images import write_image
+from cankd.utils.command_line import at_least, one_line_errors
 
 MARGIN = 3  # pixels around a digit that is cut out
 

@@ -19,7 +19,9 @@ import numpy as np
 from make_quickstart_data import PHOTOGRAPHS, SIZE, draw_scene, load_photographs
 from sklearn.datasets import load_digits
 
-from cankd.analysis.files import at_least, one_line_errors, write_image, write_text
+from cankd.openmmlab.visualization.images import write_image
+from cankd.utils.command_line import at_least, one_line_errors
+from cankd.utils.files import write_text
 
 Scene = Tuple[np.ndarray, List[Tuple[int, List[int]]]]
 COCO_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # COCO numbers its 80 classes 1 to 90
@@ -65,7 +67,7 @@ def detection_json(categories: list[dict], names: list[str], split_scenes: list[
 def class_names(dataset: str) -> list[str]:
     import mmdet.datasets
 
-    import cankd  # noqa: F401  (imports mmdet without its chatter)
+    import cankd.openmmlab  # noqa: F401  (imports mmdet quietly)
 
     return list(getattr(mmdet.datasets, dataset).METAINFO["classes"])
 

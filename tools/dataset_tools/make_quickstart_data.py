@@ -17,7 +17,9 @@ import numpy as np
 from skimage import data
 from sklearn.datasets import load_digits
 
-from cankd.analysis.files import at_least, one_line_errors, write_image, write_text
+from cankd.openmmlab.visualization.images import write_image
+from cankd.utils.command_line import at_least, one_line_errors
+from cankd.utils.files import write_text
 
 PHOTOGRAPHS = {
     "train": ("astronaut", "chelsea", "rocket", "brick", "coins", "grass", "immunohistochemistry"),

@@ -30,7 +30,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 
 import cankd
-from cankd.analysis.export import (
+from cankd.openmmlab.analysis.export import (
     TOLERANCE,
     DensePart,
     check_exportable,
@@ -38,12 +38,13 @@ from cankd.analysis.export import (
     preprocessing,
     weights_sha256,
 )
-from cankd.analysis.files import at_least, one_line_errors, sha256, write_text
-from cankd.checkpoint import add_trust_argument, load_checkpoint_file, local_file
-from cankd.engine.config_checks import KeyValues
-from cankd.inference import in_scope, load_model, part_state_dict, prepare, read_config
-from cankd.stack import without_chatter
-from cankd.visualization.features import list_images
+from cankd.openmmlab.checkpoint import add_trust_argument, load_checkpoint_file, local_file
+from cankd.openmmlab.compat import quiet_imports
+from cankd.openmmlab.engine.config_checks import KeyValues
+from cankd.openmmlab.inference import in_scope, load_model, part_state_dict, prepare, read_config
+from cankd.openmmlab.visualization.features import list_images
+from cankd.utils.command_line import at_least, one_line_errors
+from cankd.utils.files import sha256, write_text
 
 
 def parse_args() -> argparse.Namespace:
@@ -66,7 +67,7 @@ def parse_args() -> argparse.Namespace:
 def first_images(cfg: Config, count: int = 4) -> list[str]:
     """Files of the configuration's test data."""
     try:
-        with in_scope(cfg), without_chatter():
+        with in_scope(cfg), quiet_imports():
             dataset = DATASETS.build(cfg.test_dataloader.dataset)
         return [dataset.get_data_info(index)["img_path"] for index in range(min(count, len(dataset)))]
     except (AttributeError, OSError) as error:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cankd.analysis.files import one_line_errors
-from cankd.checkpoint import add_trust_argument, load_checkpoint_file, save_whole, student_state_dict
+from cankd.openmmlab.checkpoint import add_trust_argument, load_checkpoint_file, save_whole, student_state_dict
+from cankd.utils.command_line import one_line_errors
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cankd.analysis.files import one_line_errors
-from cankd.checkpoint import add_trust_argument, load_checkpoint_file, save_whole
+from cankd.openmmlab.checkpoint import add_trust_argument, load_checkpoint_file, save_whole
+from cankd.utils.command_line import one_line_errors
 
 
 def is_wide(value: Any) -> bool:

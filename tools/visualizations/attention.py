@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 
-import cankd  # noqa: F401  (registers everything before a configuration is read)
-from cankd.inference import load_distillation, prepare, read_config, test_dataset
-from cankd.visualization import arguments
-from cankd.visualization.attention import attend, draw_attention, fractions
-from cankd.visualization.features import image_names, list_images, nearest_names, network_view
+import cankd.openmmlab  # noqa: F401  (registers everything before a configuration is read)
+from cankd.openmmlab.commands import arguments
+from cankd.openmmlab.inference import load_distillation, prepare, read_config, test_dataset
+from cankd.openmmlab.visualization.attention import attend, draw_attention, fractions
+from cankd.openmmlab.visualization.features import image_names, list_images, nearest_names, network_view
 
 
 def point(text: str) -> tuple[float, float]:

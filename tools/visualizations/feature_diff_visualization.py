@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import argparse
 
-import cankd  # noqa: F401  (registers everything before a configuration is read)
-from cankd.inference import ROLES
-from cankd.visualization import arguments, draw_heatmap_panel, draw_map_grid
-from cankd.visualization.features import (
+import cankd.openmmlab  # noqa: F401  (registers everything before a configuration is read)
+from cankd.openmmlab.commands import arguments
+from cankd.openmmlab.inference import ROLES
+from cankd.openmmlab.visualization import draw_heatmap_panel, draw_map_grid
+from cankd.openmmlab.visualization.features import (
     ENERGY_LABEL,
     image_names,
     list_images,

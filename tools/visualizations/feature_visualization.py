@@ -14,10 +14,11 @@ import argparse
 
 import numpy as np
 
-import cankd  # noqa: F401  (registers everything before a configuration is read)
-from cankd.inference import ROLES
-from cankd.visualization import Boxes, arguments, draw_heatmap_panel, draw_map_grid
-from cankd.visualization.features import (
+import cankd.openmmlab  # noqa: F401  (registers everything before a configuration is read)
+from cankd.openmmlab.commands import arguments
+from cankd.openmmlab.inference import ROLES
+from cankd.openmmlab.visualization import Boxes, draw_heatmap_panel, draw_map_grid
+from cankd.openmmlab.visualization.features import (
     ENERGY_LABEL,
     Recorded,
     image_names,

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 
-import cankd  # noqa: F401  (registers everything before a configuration is read)
-from cankd.analysis.files import at_least
-from cankd.inference import prepare
-from cankd.visualization import arguments, draw_heatmap_panel
-from cankd.visualization.cam import backbone_stages, class_scores, grad_cam
-from cankd.visualization.features import image_names, list_images, network_view
+import cankd.openmmlab  # noqa: F401  (registers everything before a configuration is read)
+from cankd.openmmlab.commands import arguments
+from cankd.openmmlab.inference import prepare
+from cankd.openmmlab.visualization import draw_heatmap_panel
+from cankd.openmmlab.visualization.cam import backbone_stages, class_scores, grad_cam
+from cankd.openmmlab.visualization.features import image_names, list_images, network_view
+from cankd.utils.command_line import at_least
 
 
 def parse_args() -> argparse.Namespace:

@@ -12,12 +12,13 @@ import argparse
 
 import mmcv
 
-import cankd  # noqa: F401  (registers everything before a configuration is read)
-from cankd.analysis.files import at_least
-from cankd.inference import predict
-from cankd.visualization import LABELS, arguments, draw_box_panel, draw_label_panel
-from cankd.visualization.features import list_images, predicted_boxes
-from cankd.visualization.ground_truth import ground_truth
+import cankd.openmmlab  # noqa: F401  (registers everything before a configuration is read)
+from cankd.openmmlab.commands import arguments
+from cankd.openmmlab.inference import predict
+from cankd.openmmlab.visualization import LABELS, draw_box_panel, draw_label_panel
+from cankd.openmmlab.visualization.features import list_images, predicted_boxes
+from cankd.openmmlab.visualization.ground_truth import ground_truth
+from cankd.utils.command_line import at_least
 
 
 def parse_args() -> argparse.Namespace:

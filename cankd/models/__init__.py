@@ -1,6 +1,0 @@
-"""Students and teachers: stock models with differences, and a backbone that the libraries lack."""
-
-from cankd.models.mobilenet_v1 import MobileNetV1
-from cankd.models.stock import merge_differences, stock_config, stock_model
-
-__all__ = ["MobileNetV1", "merge_differences", "stock_config", "stock_model"]

@@ -1,0 +1,102 @@
+"""What the distillation algorithms of this package share."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+from mmrazor.models.algorithms import SingleTeacherDistill
+from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
+from torch import Tensor, nn
+
+from cankd.openmmlab.checkpoint import load_teacher
+
+
+def compute_losses(distiller: ConfigurableDistiller) -> dict[str, Tensor]:
+    """Computes a distiller's losses from its records; an error names the loss and the mapping.
+
+    Args:
+        distiller: whose recorders hold what student and teacher left there.
+
+    Returns:
+        Name -> loss.
+
+    Raises:
+        ValueError: if a record cannot be read or its connector fails, or if a loss fails.
+    """
+    try:
+        return distiller.compute_distill_losses()
+    except Exception:
+        for name, mappings in distiller.loss_forward_mappings.items():
+            inputs = {key: _read_record(distiller, f"{name}.{key}", record) for key, record in mappings.items()}
+            try:
+                with torch.no_grad():
+                    distiller.distill_losses[name](**inputs)
+            except Exception as error:
+                raise ValueError(f"distill_losses.{name}: {error}") from error
+        raise
+
+
+def _read_record(distiller: ConfigurableDistiller, mapping: str, record: dict[str, Any]) -> Any:
+    side = "student" if record["from_student"] else "teacher"
+    recorder = getattr(distiller, f"{side}_recorders").get_recorder(record["recorder"])
+    try:
+        return distiller.get_record(**record)
+    except Exception as error:
+        chosen = "".join(f", {key}={record[key]!r}" for key in ("record_idx", "data_idx", "connector") if key in record)
+        raise ValueError(
+            f"loss_forward_mappings.{mapping} ({side} recorder {record['recorder']!r} of {recorder.source!r}{chosen}): "
+            f"{error or type(error).__name__} The recorder holds {_describe(recorder.data_buffer)}."
+        ) from error
+
+
+def _describe(record: Any) -> str:
+    """A record's tensors by their shapes."""
+    if isinstance(record, Tensor):
+        return str(tuple(record.shape))
+    if isinstance(record, (list, tuple)):
+        return f"[{', '.join(_describe(part) for part in record)}]"
+    return type(record).__name__
+
+
+class TeacherDistill(SingleTeacherDistill):
+    """``SingleTeacherDistill`` that reads its teacher's checkpoint safely and names a recorder's fault.
+
+    Args:
+        distiller: recorders, connectors and losses.
+        teacher: the model, or its configuration.
+        teacher_ckpt: path or URL of its weights. Defaults to None.
+        **kwargs: of ``SingleTeacherDistill``.
+
+    Raises:
+        ValueError: if a recorder names a module that is not there, or no tensor of ``teacher_ckpt`` fits the teacher.
+    """
+
+    def __init__(
+        self,
+        distiller: dict[str, Any],
+        teacher: nn.Module | dict[str, Any],
+        teacher_ckpt: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        try:
+            super().__init__(distiller, teacher, **kwargs)
+        except AssertionError as error:
+            for side, model in (("student", "architecture"), ("teacher", "teacher")):
+                if hasattr(self, model):
+                    self._check_sources(side, getattr(self, model), error)
+            raise
+        if teacher_ckpt:
+            load_teacher(self.teacher, teacher_ckpt)
+
+    def _check_sources(self, side: str, model: nn.Module, error: AssertionError) -> None:
+        modules = [name for name, _ in model.named_modules()]
+        for name, recorder in getattr(self.distiller, f"{side}_recorders").recorders.items():
+            if isinstance(recorder, ModuleOutputsRecorder) and recorder.source not in modules:
+                near = difflib.get_close_matches(recorder.source, modules, n=3) or list(dict(model.named_children()))
+                raise ValueError(
+                    f"distiller.{side}_recorders.{name}: got source={recorder.source!r}, expected a module of the "
+                    f"{side} like {', '.join(near)}. Correct it; tools/list_modules.py lists all of them."
+                ) from error

@@ -1,0 +1,23 @@
+"""Makes the released mmrazor run on the installed libraries: the patches, and all questions about versions."""
+
+from cankd.openmmlab.compat import patches
+from cankd.openmmlab.compat.patches import quiet_imports
+from cankd.openmmlab.compat.versions import CLASSIFICATION, check_installed, module_of
+
+__all__ = ["CLASSIFICATION", "module_of", "prepare", "quiet_imports"]
+
+
+def prepare() -> None:
+    """Makes mmrazor importable and registers its modules.
+
+    Raises:
+        ImportError: if a library is missing; the message says how to install it.
+    """
+    check_installed()
+    from cankd.openmmlab.compat import safe_pickle  # needs the libraries
+
+    patches.map_distribution_names()
+    patches.translate_classification()
+    patches.refuse_installations()
+    patches.import_mmrazor()
+    safe_pickle.register_safe_globals()

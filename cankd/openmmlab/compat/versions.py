@@ -1,0 +1,39 @@
+"""The libraries that cankd extends: which must be there, and under which name."""
+
+from __future__ import annotations
+
+import importlib.util
+
+_NEEDED = ("torch", "mmengine", "mmcv", "mmdet", "mmseg", "mmrazor")
+
+# The installed classification library; mmcls is the predecessor of mmpretrain.
+CLASSIFICATION = "mmpretrain" if importlib.util.find_spec("mmpretrain") else "mmcls"
+
+
+def module_of(package: str) -> str:
+    """Returns the installed module that stands for a package name in a configuration.
+
+    Args:
+        package: the name before ``::``.
+
+    Returns:
+        ``mmcls`` for ``mmpretrain`` where only mmcls is installed, and the reverse; else the name itself.
+    """
+    return CLASSIFICATION if package in ("mmpretrain", "mmcls") else package
+
+
+def check_installed() -> None:
+    """Checks that the libraries this package extends are there.
+
+    Raises:
+        ImportError: if one is missing; the message says how to get them.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"cankd extends torch and the OpenMMLab libraries, but cannot find: {', '.join(missing)}. "
+            "`bash tools/setup_env.sh` in a checkout of cankd builds a complete environment; "
+            "requirements/modern.txt (OneDL's releases, Python >= 3.10) and requirements/paper.txt "
+            "(the originals, Python 3.8 to 3.11) list tested versions to install by hand, torch first, then "
+            "the rest with `pip install --no-deps --no-build-isolation -r FILE`."
+        )

@@ -1,0 +1,20 @@
+"""What training and testing need beyond mmengine."""
+
+from cankd.openmmlab.engine.distill_checkpoint_hook import DistillCheckpointHook
+from cankd.openmmlab.engine.distill_val_loop import DistillValLoop
+from cankd.openmmlab.engine.inherit_teacher_hook import InheritTeacherHook
+from cankd.openmmlab.engine.resumable_checkpoint_hook import ResumableCheckpointHook
+from cankd.openmmlab.engine.run_checks import FiniteLossHook, NonFiniteLoss, RunChecksHook
+from cankd.openmmlab.engine.runner import CPUDistributedDataParallel, Runner
+
+__all__ = [
+    "CPUDistributedDataParallel",
+    "DistillCheckpointHook",
+    "DistillValLoop",
+    "FiniteLossHook",
+    "InheritTeacherHook",
+    "NonFiniteLoss",
+    "ResumableCheckpointHook",
+    "RunChecksHook",
+    "Runner",
+]

@@ -1,0 +1,148 @@
+"""What the command line tools share: arguments and configuration."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Iterator
+
+from mmengine.config import Config
+from torch import distributed
+
+from cankd.openmmlab.checkpoint import add_trust_argument, local_file
+from cankd.openmmlab.engine.config_checks import (
+    KeyValues,
+    check_distiller,
+    check_optimizer,
+    check_options,
+    check_top_level,
+)
+from cankd.openmmlab.engine.processes import end_with_launcher
+from cankd.openmmlab.inference import apply_options, is_distillation_config, read_config
+from cankd.utils.command_line import one_line_errors
+
+# Launcher -> what it sets for each process, and what starts it.
+LAUNCHERS = {
+    "none": ("", ""),
+    "pytorch": ("RANK", "tools/dist_train.sh"),
+    "slurm": ("SLURM_PROCID", "tools/slurm_train.sh"),
+    "mpi": ("OMPI_COMM_WORLD_LOCAL_RANK", "mpirun"),
+}
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that ``train.py`` and ``test.py`` have in common, as mmrazor's tools have them."""
+    parser.add_argument("config", help="configuration file")
+    parser.add_argument("--work-dir", help="folder for logs, checkpoints and metrics")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=KeyValues,
+        help="overrides of the configuration, key=value; teacher_ckpt=FILE replaces the teacher's checkpoint "
+        "whatever the configuration. A list is written key=a,b or key='[a,b]', without blanks.",
+    )
+    add_trust_argument(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--launcher", choices=list(LAUNCHERS), default="none", help="job launcher")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Reads the configuration of a parsed command line and applies its overrides.
+
+    Args:
+        args: parsed arguments of :func:`add_run_arguments`.
+
+    Returns:
+        The configuration; ``work_dir`` is the command line's, else the file's, else
+        ``work_dirs/<name of the file>``.
+
+    Raises:
+        FileNotFoundError: if the configuration does not exist.
+        ValueError: if it has no model.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    variable, starter = LAUNCHERS[args.launcher]
+    if variable and variable not in os.environ:
+        raise ValueError(f"--launcher: got {args.launcher}, but {variable} is not set. Start the run with {starter}.")
+    if args.launcher == "pytorch":
+        end_with_launcher()
+    cfg = read_config(args.config)
+    options = args.cfg_options or {}
+    check_options(cfg, options)
+    apply_options(cfg, options)
+    check_top_level(cfg)
+    check_optimizer(cfg)
+    if is_distillation_config(cfg):
+        check_distiller(cfg.model)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
+    return cfg
+
+
+def check_teacher_file(cfg: Config) -> None:
+    """Refuses a configuration whose teacher's checkpoint is a file that does not exist.
+
+    Args:
+        cfg: the configuration that is about to run.
+
+    Raises:
+        FileNotFoundError: if it is.
+    """
+    teacher = cfg.model.get("teacher_ckpt")
+    if teacher and "://" not in teacher and not local_file(teacher).is_file():
+        raise FileNotFoundError(
+            f"model.teacher_ckpt: got {teacher}, expected an existing file. Train the teacher first (where no "
+            "checkpoint is published, the head of the config names the command), or give a file with --cfg-options "
+            "teacher_ckpt=FILE."
+        )
+
+
+@contextlib.contextmanager
+def run_errors() -> Iterator[None]:
+    """Ends a run that fails with one line; its traceback is shown if the command line has ``--debug``.
+
+    Raises:
+        SystemExit: in place of any other error, with its message.
+    """
+    if "--debug" in sys.argv:
+        yield
+        return
+    try:
+        with one_line_errors():
+            yield
+    except Exception as error:
+        message = " ".join(f"{error} {_bare_assertion(error)}".split())
+        sys.exit(f"{type(error).__name__}: {message} (--debug shows where)")
+
+
+def _bare_assertion(error: BaseException) -> str:
+    """The line of an assertion that failed without a word, which mmengine's registries may have wrapped."""
+    while error.__context__ is not None:
+        error = error.__context__
+    if not isinstance(error, AssertionError) or str(error):
+        return ""
+    return traceback.extract_tb(error.__traceback__)[-1].line or ""
+
+
+def leave_process_group() -> None:
+    """Ends a distributed run in step: a process that exits while another still talks to it aborts that one.
+
+    Whoever calls it holds no runner and no wrapped model any more, so that gloo's threads end here.
+    One that still had to release a tensor, for which it needs the interpreter, would abort the process
+    while the interpreter shuts down ("terminate called without an active exception"), and deadlock with
+    a group that is destroyed meanwhile. Nothing tells when they are done, so they are given time.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    distributed.barrier()
+    if distributed.get_backend() == "gloo":
+        time.sleep(0.5)
+    gc.collect()  # a runner and its hooks refer to each other
+    distributed.destroy_process_group()

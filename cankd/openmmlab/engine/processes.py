@@ -1,0 +1,34 @@
+"""Processes that do not outlive those that started them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+from cankd.utils.files import is_alive
+
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def end_with_parent() -> None:
+    """Has Linux kill this process when the one that started it ends, in whatever way; nothing happens elsewhere.
+
+    It also holds for the program that this process is replaced by, as ``preexec_fn`` of a ``Popen``.
+    """
+    if _libc:
+        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
+def end_with_launcher() -> None:
+    """The same for a process that torch's launcher started, also if that has ended already.
+
+    Raises:
+        SystemExit: if the launcher that ``tools/python.sh`` named in ``CANKD_LAUNCHER`` has ended.
+    """
+    end_with_parent()
+    launcher = os.environ.get("CANKD_LAUNCHER")
+    if launcher and not is_alive(int(launcher)):
+        sys.exit(f"The launcher, process {launcher}, has ended; so does this process.")

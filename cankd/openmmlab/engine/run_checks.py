@@ -1,0 +1,299 @@
+"""Checks of a run at its start and of its losses at every step."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from pathlib import Path
+from typing import Any, Iterable, Iterator, Mapping, Sequence
+
+import torch
+from mmengine.dist import all_reduce, get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from torch import Tensor, nn
+
+from cankd.openmmlab.checkpoint import TEACHER_PREFIX, load_checkpoint_file, save_whole
+from cankd.openmmlab.engine.inherit_teacher_hook import InheritTeacherHook
+from cankd.openmmlab.engine.runner import unwrapped
+
+# Modules whose num_classes is the number of the data set's classes.
+HEADS = ("bbox_head", "mask_head", "decode_head", "auxiliary_head", "head")
+
+
+@HOOKS.register_module()
+class RunChecksHook(Hook):
+    """Refuses a run whose teacher is noise, whose classes are not the data's or whose ``load_from`` fits nothing.
+
+    Every run of this package's runner has it. A tensor of the teacher counts as loaded if it has the value that
+    ``teacher_ckpt``, its own ``init_cfg=dict(type='Pretrained')`` or the checkpoint of ``load_from`` or ``resume``
+    gives it. One that is not loaded is logged, and an error where the first step shows that a distillation loss
+    depends on it, or where the student inherits it. ``allow_untrained_teacher=True`` in the configuration lets such a
+    teacher pass. An annotation file's categories are compared with the classes of the configuration.
+
+    Raises:
+        ValueError: in ``before_train`` or the first step, before any weight changes.
+    """
+
+    priority = "VERY_HIGH"  # before the hook that puts the teacher into a checkpoint
+
+    def __init__(self) -> None:
+        self._in_checkpoint: dict[str, Any] = {}
+
+    def after_load_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of which nothing fits the model."""
+        weights = checkpoint.get("state_dict", checkpoint)
+        given = {key[7:] if key.startswith("module.") else key: value for key, value in weights.items()}
+        own = unwrapped(runner.model).state_dict()
+        if not any(key in own and own[key].shape == getattr(value, "shape", None) for key, value in given.items()):
+            raise ValueError(
+                f"load_from: no tensor of the checkpoint fits the model, whose first is {next(iter(own), None)}; the "
+                f"checkpoint's is {next(iter(given), None)}. A distillation's student starts from weights of its own "
+                "with model.architecture.init_cfg=dict(type='Pretrained', checkpoint=FILE)."
+            )
+        self._in_checkpoint = _cut(given, TEACHER_PREFIX)
+
+    def before_train(self, runner) -> None:
+        """Checks classes and teacher."""
+        algorithm = unwrapped(runner.model)
+        student = getattr(algorithm, "student", algorithm)
+        for split, loop in (("train", runner.train_loop), ("val", runner.val_loop)):
+            if loop is not None:
+                for dataset in _datasets(loop.dataloader.dataset):
+                    _check_classes(student, dataset, split)
+                    _check_categories(runner, dataset, split)
+        if all(hasattr(algorithm, part) for part in ("student", "teacher", "distiller")):
+            self._check_teacher(runner, algorithm)
+
+    def _check_teacher(self, runner, algorithm: Any) -> None:
+        file = runner.cfg.model.get("teacher_ckpt")
+        missing = self._not_loaded(algorithm.teacher, file)
+        if not missing or getattr(algorithm, "teacher_trainable", False):
+            return
+        runner.logger.warning(f"{len(missing)} tensors of the teacher are not those of {file}: {_some(missing)}.")
+        if runner.cfg.get("allow_untrained_teacher"):
+            return
+        inherited = {name for hook in runner.hooks if isinstance(hook, InheritTeacherHook) for name in hook.modules}
+        _refuse(file, [name for name in missing if name.startswith(tuple(f"{module}." for module in inherited))])
+        self._watch(algorithm, missing, file)
+
+    def _not_loaded(self, teacher: nn.Module, file: str | None) -> list[str]:
+        """The names of the teacher's floating-point tensors that have no checkpoint's values."""
+        init_cfg = getattr(teacher, "init_cfg", None)
+        pretrained = init_cfg.get("checkpoint") if isinstance(init_cfg, dict) else None
+        sources = [load_checkpoint_file(name)["state_dict"] for name in (file, pretrained) if name]
+        sources = [_cut(source, "module.") or source for source in sources] + [self._in_checkpoint]
+        own = {name: value for name, value in teacher.state_dict().items() if value.is_floating_point()}
+        missing = [name for name in own if not any(_is_in(own[name], source.get(name)) for source in sources)]
+        # Some modules give a tensor of an older file another name while they load it.
+        given = [value for source in sources for name, value in source.items() if name not in own]
+        return [name for name in missing if not any(_is_in(own[name], value) for value in given)]
+
+    @staticmethod
+    def _watch(algorithm: Any, missing: Sequence[str], file: str | None) -> None:
+        """Refuses the run at its first step if the teacher uses a missing tensor there for what the losses read."""
+        called: set[str] = set()
+        hooks = []
+        for name in missing:
+            module = _caller(algorithm.teacher, name.rpartition(".")[0])
+            hooks.append(module.register_forward_pre_hook(lambda *_, name=name: called.add(name)))
+
+        def judge(*_: Any) -> None:
+            for hook in hooks:
+                hook.remove()
+            _refuse(file, [name for name in missing if name in called])
+
+        # The student's turn comes when the teacher has left all records.
+        hooks.append(algorithm.student.register_forward_pre_hook(judge))
+
+
+def _cut(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The part of a state dict under a prefix, without it."""
+    return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+
+
+def _is_in(value: Tensor, given: Any) -> bool:
+    """Whether a tensor has a checkpoint's value, which may be stored in less precision."""
+    return isinstance(given, Tensor) and given.shape == value.shape and torch.equal(value.cpu(), given.to(value.dtype))
+
+
+def _caller(model: nn.Module, name: str) -> nn.Module:
+    """The module whose call uses the weights of the submodule ``name``: torch's attention uses its parts' itself."""
+    parts = name.split(".") if name else []
+    for depth in range(len(parts)):
+        module = model.get_submodule(".".join(parts[: depth + 1]))
+        if isinstance(module, nn.MultiheadAttention):
+            return module
+    return model.get_submodule(name)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _refuse(file: str | None, needed: Sequence[str]) -> None:
+    if needed:
+        raise ValueError(
+            f"model.teacher_ckpt: got {file}, in which {len(needed)} tensors that the distillation needs are missing "
+            f"or do not fit the teacher: {_some(needed)}. Give the checkpoint of the model that the configuration "
+            "calls teacher, or set allow_untrained_teacher=True if the teacher is meant to be untrained."
+        )
+
+
+def _datasets(dataset: Any) -> Iterator[Any]:
+    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
+    inside: Iterable[Any] = getattr(dataset, "datasets", None) or filter(None, [getattr(dataset, "dataset", None)])
+    found = False
+    for part in inside:
+        found = True
+        yield from _datasets(part)
+    if not found:
+        yield dataset
+
+
+def _check_classes(student: nn.Module, dataset: Any, split: str) -> None:
+    """Refuses a student whose heads have another number of classes than the data set."""
+    metainfo = getattr(dataset, "metainfo", {})
+    classes = metainfo.get("classes")
+    if isinstance(classes, str):
+        raise ValueError(f"{split}_dataloader: got metainfo classes={classes!r}, expected a tuple: ({classes!r},).")
+    if not classes or hasattr(student, "language_model"):  # which is told the classes' names
+        return
+    counts = {len(metainfo[key]) for key in ("classes", "thing_classes", "stuff_classes") if metainfo.get(key)}
+    for name, module in student.named_modules():
+        parts = [part for part in name.split(".") if not part.isdigit()]
+        count = getattr(module, "num_classes", None)
+        if parts and parts[-1] in HEADS and isinstance(count, int) and count not in counts:
+            raise ValueError(
+                f"{name}: got num_classes={count}, expected {len(classes)}, the classes of {split}_dataloader. Set "
+                "it in the student's head, or metainfo=dict(classes=...) in the data set."
+            )
+
+
+def _check_categories(runner, dataset: Any, split: str) -> None:
+    """Compares an annotation file's categories with the configuration's classes.
+
+    mmdet numbers a COCO file's labels by its categories, in the file's order, and passes over those that are no class.
+    """
+    file = str(getattr(dataset, "ann_file", ""))
+    if not hasattr(dataset, "cat2label") or not Path(file).is_file():
+        return
+    classes, categories = list(dataset.metainfo["classes"]), _categories(file)
+    unknown = [name for name in categories if name not in classes]
+    absent = [name for name in classes if name not in categories]
+    known = [name for name in categories if name in classes]
+    if not categories:
+        return
+    if absent and known != classes[: len(known)] or not known:
+        raise ValueError(
+            f"{split}_dataloader: got categories {_some(categories)} in {file}, which has no {_some(absent)}: the "
+            "labels of the others would be shifted. Add the categories to the file, or set metainfo=dict(classes=...) "
+            "in every data set."
+        )
+    if absent:
+        runner.logger.warning(f"{file}: has no category {_some(absent)}, which the configuration's classes name.")
+    if unknown:
+        runner.logger.warning(
+            f"{file}: objects of {_some(unknown)} are left out; no class of the configuration is one."
+        )
+    if known != classes[: len(known)]:
+        runner.logger.warning(
+            f"{file}: its categories come in the order {_some(known)}, the classes as {_some(classes)}: labels follow "
+            "the file, so pictures and tables would name them wrongly. Put the classes in the file's order."
+        )
+
+
+def _categories(file: str) -> list[str]:
+    """The names of a COCO file's categories, without reading the rest of what may be a gigabyte."""
+    with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        start = text.rfind(b'"categories"')
+        start = text.find(b"[", start) if start >= 0 else -1
+        found = text[start : start + (1 << 24)].decode("utf-8", "ignore") if start >= 0 else "[]"
+    try:
+        return [category["name"] for category in json.JSONDecoder().raw_decode(found)[0]]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+class NonFiniteLoss(ValueError):
+    """A training's loss is NaN or infinite."""
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Stops a training at its first loss that is not finite, before the step changes a weight.
+
+    What a look needs is saved in the work dir as ``non_finite_iter_<i>_rank<r>.pth``: the losses by name, the names of
+    the image files, the images as the model got them, and all weights but the teacher's. Every run of this package's
+    runner has it; ``--cfg-options default_hooks.finite_loss.skip=True`` sets the option.
+
+    Args:
+        skip: whether such a step is left out, in all processes, instead of stopping. Defaults to False.
+
+    Raises:
+        NonFiniteLoss: in the step.
+    """
+
+    def __init__(self, skip: bool = False) -> None:
+        self.skip = skip
+        self._batch: Any = None
+        self._skip_now = False
+
+    def before_train(self, runner) -> None:
+        """Looks at the losses where they are added up."""
+        model, optim_wrapper = unwrapped(runner.model), runner.optim_wrapper
+        parse_losses, update_params = model.parse_losses, optim_wrapper.update_params
+
+        def parse_and_check(losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+            total, parts = parse_losses(losses)
+            self._check(runner, total, parts)
+            return total, parts
+
+        def update_unless_skipped(*args: Any, **kwargs: Any) -> None:
+            if not self._skip_now:
+                update_params(*args, **kwargs)
+
+        model.parse_losses = parse_and_check
+        if self.skip:
+            optim_wrapper.update_params = update_unless_skipped
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Keeps the batch for what is said of it."""
+        self._batch = data_batch
+
+    def _check(self, runner, total: Tensor, parts: dict[str, Tensor]) -> None:
+        finite = bool(torch.isfinite(total.detach()).all())
+        self._skip_now = not finite
+        if self.skip:
+            anywhere = torch.tensor(float(not finite), device=total.device)
+            all_reduce(anywhere, "max")
+            self._skip_now = bool(anywhere)
+        if finite:
+            return
+        values = {name: value.item() for name, value in parts.items()}
+        culprits = [name for name, value in parts.items() if name != "loss" and not torch.isfinite(value)] or ["loss"]
+        batch = self._batch if isinstance(self._batch, dict) else {}
+        images = [str(sample.metainfo.get("img_path")) for sample in batch.get("data_samples") or []]
+        message = (
+            f"loss at iteration {runner.iter + 1}: got {', '.join(f'{name}={values[name]}' for name in culprits)}, "
+            f"expected a finite number (images {', '.join(images) or 'unknown'})."
+        )
+        if self.skip:
+            runner.logger.warning(f"{message} The step is left out.")
+            return
+        file = Path(runner.work_dir, f"non_finite_iter_{runner.iter + 1}_rank{get_rank()}.pth")
+        weights = unwrapped(runner.model).state_dict()
+        save_whole(
+            {
+                "state_dict": {name: value for name, value in weights.items() if not name.startswith(TEACHER_PREFIX)},
+                "losses": values,
+                "images": images,
+                "inputs": batch.get("inputs"),
+                "meta": {"iter": runner.iter, "epoch": runner.epoch},
+            },
+            file,
+        )
+        raise NonFiniteLoss(
+            f"{message} Losses, images and weights are in {file}. Lower the learning rate or the loss's weight, or "
+            "leave such steps out with --cfg-options default_hooks.finite_loss.skip=True."
+        )

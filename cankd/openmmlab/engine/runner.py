@@ -1,0 +1,100 @@
+"""mmengine's runner, also for several processes on machines without a GPU, with checkpoints that survive a kill."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mmengine.runner
+from mmengine.device import get_device
+from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.registry import HOOKS, MODEL_WRAPPERS
+from torch import distributed, nn
+
+from cankd.openmmlab.checkpoint import load_checkpoint_file
+from cankd.openmmlab.engine.resuming import find_checkpoint, holds_run
+
+# Hooks of every run, beside mmengine's own default hooks.
+OWN_HOOKS = {"run_checks": {"type": "RunChecksHook"}, "finite_loss": {"type": "FiniteLossHook"}}
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside a wrapper for several processes; a model that has none is returned as it is."""
+    return model.module if is_model_wrapper(model) else model
+
+
+@MODEL_WRAPPERS.register_module()
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """``MMDistributedDataParallel`` for models on the CPU, which have no ``device_ids``."""
+
+    def __init__(self, module: nn.Module, device_ids: Any = None, **kwargs: Any) -> None:
+        super().__init__(module=module, device_ids=None, **kwargs)
+
+
+class Runner(mmengine.runner.Runner):
+    """mmengine's ``Runner``, which on a CPU trains with gloo and plain batch norms, and resumes after any kill.
+
+    mmengine selects a CUDA device for every process and hands it to the model wrapper. Where
+    there is none, the process group is made here first and the model wrapped without devices.
+    SyncBN, which torch has for GPUs only, becomes BN then, as mmengine does in single runs.
+
+    ``CheckpointHook`` becomes :class:`cankd.openmmlab.engine.ResumableCheckpointHook`, and a run that resumes goes on
+    from the checkpoint that :func:`cankd.openmmlab.engine.resuming.find_checkpoint` finds.
+    """
+
+    _resume: bool
+    _load_from: str | None
+
+    def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
+        """Registers mmengine's hooks and :data:`OWN_HOOKS`, each of which a configuration may change or set to None."""
+        merged = dict(hooks or {})
+        for name, own in OWN_HOOKS.items():
+            given = merged.pop(name, {})
+            if given is not None:
+                merged[name] = {**own, **given}
+        super().register_default_hooks(merged)
+
+    def register_hook(self, hook: Any, priority: Any = None) -> None:
+        """Registers a hook, mmengine's checkpoint hook as the one whose checkpoints survive a kill."""
+        kind = hook.get("type") if isinstance(hook, dict) else None
+        if (HOOKS.get(kind) if isinstance(kind, str) else kind) is CheckpointHook:
+            hook = {**hook, "type": "ResumableCheckpointHook"}
+        super().register_hook(hook, priority)
+
+    def train(self) -> nn.Module:
+        """Trains; a run that resumes first looks for where to go on, and for the seed that its data's order has.
+
+        That is ``load_from`` if it holds a run, as in mmengine; if it holds weights alone, they are where a run
+        without a checkpoint starts.
+        """
+        if self._resume and not (self._load_from and holds_run(load_checkpoint_file(self._load_from))):
+            found = [find_checkpoint(self.work_dir) if is_main_process() else None]
+            broadcast_object_list(found)
+            if found[0] is None:
+                self._resume = False
+                self.logger.warning(f"--resume: {self.work_dir} holds no checkpoint; training starts anew.")
+            else:
+                self._load_from, meta = found[0]
+                if self._randomness_cfg.get("seed") is None and meta.get("seed") is not None:
+                    self._randomness_cfg.update(seed=meta["seed"])
+                    self.set_randomness(**self._randomness_cfg)
+        return super().train()
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Starts the process group with gloo if there is no GPU, then goes on as usual."""
+        if self.launcher == "pytorch" and not is_distributed() and get_device() == "cpu":
+            distributed.init_process_group(backend="gloo")
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wraps the model for distributed training, on CPUs without devices and without SyncBN."""
+        if self.distributed and get_device() == "cpu":
+            if any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
+                print_log("SyncBN needs GPUs: it is replaced by BN in this run on the CPU.", logger="current")
+                model = revert_sync_batchnorm(model)
+            model_wrapper_cfg = dict(model_wrapper_cfg or {}, type="CPUDistributedDataParallel")
+            model_wrapper_cfg.setdefault("broadcast_buffers", False)
+            model_wrapper_cfg.setdefault("find_unused_parameters", self.cfg.get("find_unused_parameters", False))
+        return super().wrap_model(model_wrapper_cfg, model)

@@ -1,0 +1,155 @@
+"""Stock models of mmdet, mmseg and mmpretrain, with a configuration's differences laid over them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+import importlib
+import inspect
+from typing import Any, Iterator
+
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import TASK_UTILS, WEIGHT_INITIALIZERS, DefaultScope
+from mmrazor.registry import MODELS
+from torch import nn
+
+from cankd.openmmlab.compat import module_of, quiet_imports
+
+# In a dict of differences: replaces the stock one instead of merging. mmengine takes `_delete_` out
+# itself where a base configuration has the dict, so only the first of the two always arrives here.
+REPLACE_KEYS = ("_replace_", "_delete_")
+
+
+def _accepted_arguments(type_name: Any) -> set[str]:
+    """The constructor's arguments of a registered type, through ``**kwargs`` up its base classes."""
+    cls = type_name
+    for registry in (MODELS, TASK_UTILS, WEIGHT_INITIALIZERS):
+        if isinstance(cls, str):
+            with registry.switch_scope_and_registry(None) as scoped:
+                cls = scoped.get(type_name) or type_name
+    names: set[str] = set()
+    for base in getattr(cls, "__mro__", (cls,)):
+        init = base.__dict__.get("__init__") if inspect.isclass(base) else base
+        if not callable(init):
+            continue
+        parameters = inspect.signature(init).parameters.values()
+        names.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            break
+    return names
+
+
+def _without_replace_keys(config: Any) -> Any:
+    """A copy in which nothing is left that only merging understands."""
+    if isinstance(config, dict):
+        return {key: _without_replace_keys(value) for key, value in config.items() if key not in REPLACE_KEYS}
+    if isinstance(config, (list, tuple)):
+        return type(config)(_without_replace_keys(part) for part in config)
+    return copy.deepcopy(config)
+
+
+def merge_differences(stock: Any, differences: Any, where: str) -> Any:
+    """Deep-merges a configuration's differences into a stock configuration.
+
+    Dicts merge key by key; ``_replace_=True`` in a dict replaces the stock one instead. A dict
+    over a list of dicts (Cascade's heads) is merged into each of them. Anything else replaces.
+
+    Args:
+        stock: the stock configuration; left as it is.
+        differences: what differs from it.
+        where: name of this place, for errors.
+
+    Returns:
+        The merged configuration.
+
+    Raises:
+        KeyError: for a key that neither the stock configuration has nor the type there accepts.
+    """
+    is_list_of_dicts = isinstance(stock, (list, tuple)) and stock and all(isinstance(part, dict) for part in stock)
+    if isinstance(differences, dict) and is_list_of_dicts:
+        return [merge_differences(part, differences, f"{where}[{i}]") for i, part in enumerate(stock)]
+    both_dicts = isinstance(differences, dict) and isinstance(stock, dict)
+    if not both_dicts or any(differences.get(key) for key in REPLACE_KEYS):
+        return _without_replace_keys(differences)
+    result = copy.deepcopy(stock)
+    type_name = differences.get("type", stock.get("type"))
+    accepted = set(stock) | {"type", "_scope_", *REPLACE_KEYS}
+    accepted |= _accepted_arguments(type_name) if type_name else set()
+    if where.endswith("norm_cfg"):
+        accepted.add("requires_grad")  # mmcv's build_norm_layer takes it out
+    for key, value in differences.items():
+        if key not in accepted:
+            near = difflib.get_close_matches(key, accepted, n=3) or sorted(stock)
+            raise KeyError(
+                f"{where}.{key}: got a key that {'type ' + str(type_name) if type_name else 'the stock config'} does "
+                f"not know; expected one like {', '.join(near)}. Correct it, or add _replace_=True to replace the "
+                "whole dict."
+            )
+        if key not in REPLACE_KEYS:
+            result[key] = merge_differences(stock.get(key), value, f"{where}.{key}")
+    return result
+
+
+def stock_config(cfg: str, **differences: Any) -> dict:
+    """The model configuration that :func:`stock_model` builds.
+
+    Args:
+        cfg: as there.
+        **differences: as there.
+
+    Returns:
+        The merged ``model`` of the configuration, with its ``data_preprocessor``.
+
+    Raises:
+        ImportError: if the package that ``cfg`` names is not installed.
+        KeyError: for a key that does not exist there.
+    """
+    with _read(cfg) as config:
+        return _merged(cfg, config, differences)
+
+
+def _merged(cfg: str, config: Config, differences: dict) -> dict:
+    """The model of a configuration that was read, with the differences."""
+    model = config.model
+    if "data_preprocessor" in config:
+        model.setdefault("data_preprocessor", config.data_preprocessor)
+    if str(model.type).split(".")[-1] == "StockModel":
+        model = stock_config(**{key: value for key, value in model.items() if key not in ("type", "_scope_")})
+    return merge_differences(model, differences, cfg)
+
+
+@contextlib.contextmanager
+def _read(cfg: str) -> Iterator[Config]:
+    """Reads a configuration; inside, its model's registry scope holds, with the modules registered."""
+    config = get_config(cfg) if "::" in cfg else Config.fromfile(cfg)
+    package = module_of(cfg.split("::")[0]) if "::" in cfg else config.get("default_scope", "mmdet")
+    with quiet_imports():
+        importlib.import_module(f"{package}.utils").register_all_modules(init_default_scope=False)
+    with DefaultScope.overwrite_default_scope(package):
+        yield config
+
+
+@MODELS.register_module(name="StockModel")
+def stock_model(cfg: str, **differences: Any) -> nn.Module:
+    """Builds the model of a stock configuration, with differences.
+
+    mmrazor's own ``cfg_path`` silently ignores differences that the stock configuration
+    also sets. Here ``dict(type='StockModel', cfg='mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+    bbox_head=dict(num_classes=3))`` means what it says.
+
+    Args:
+        cfg: ``package::path`` of a configuration that mmdet, mmseg or mmpretrain ships, or the
+            path of a configuration file of your own.
+        **differences: what differs in its ``model``; see :func:`merge_differences`.
+
+    Returns:
+        The model, not initialised.
+
+    Raises:
+        ImportError: if the package that ``cfg`` names is not installed.
+        KeyError: for a key that does not exist there.
+    """
+    with _read(cfg) as config:
+        return MODELS.build(_merged(cfg, config, differences))

@@ -1,0 +1,39 @@
+"""Argument types and errors that all command line tools share."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from typing import Callable, Iterator
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type for argparse: whole numbers from ``least`` on."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"got {value}, expected at least {least}")
+        return value
+
+    return integer
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends a tool with one line instead of a traceback where input, output or a missing package is at fault.
+
+    Raises:
+        SystemExit: in place of an ``OSError``, ``ValueError``, ``ImportError`` or ``KeyError``, with
+            its message. A ``KeyError`` that has only a key to say is no message and stays one.
+    """
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        if "Original Traceback" in message:  # of a data loader's worker, the error itself in the last line
+            message = message.strip().splitlines()[-1].split(": ", 1)[-1]
+        if isinstance(error, KeyError) and " " not in message:
+            raise
+        sys.exit(" ".join(line.strip() for line in message.splitlines()))

@@ -1,0 +1,103 @@
+"""Result files that are complete, absent or still the old ones, never half written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import Iterator
+
+
+@contextlib.contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Gives a path to write to, and puts what was written there in ``path``'s place at the end.
+
+    Args:
+        path: the file that is wanted; its folder is made if needed.
+
+    Yields:
+        A path beside it. It is removed again if writing fails.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.touch()  # so that a folder that cannot be written to is an OSError, whatever writes
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        if error.filename is None:  # a full disk is reported without the file
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    finally:
+        if part.exists():
+            part.unlink()
+
+
+def remove_leftovers(folder: str | Path) -> list[Path]:
+    """Removes what processes that are dead left of files that they were writing with :func:`whole`.
+
+    Args:
+        folder: where to look, without the folders in it.
+
+    Returns:
+        The files that were removed.
+    """
+    parts = [(file, file.name.split(".")[-2]) for file in Path(folder).glob("*.*.part")]
+    left = [file for file, pid in parts if pid.isdigit() and not is_alive(int(pid))]
+    for file in left:
+        file.unlink()
+    return left
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine is still running."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:  # not Linux
+        return True
+    return state != "Z"  # dead, but nobody has asked yet how it ended
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def check_writable(path: str | Path) -> None:
+    """Finds out whether a file can be written, before the work whose result it is to hold.
+
+    Args:
+        path: the file; its folder is made if needed.
+
+    Raises:
+        OSError: if it cannot.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "expected the name of a file, got a folder", str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    probe = path.with_name(f"{path.name}.{os.getpid()}.part")
+    probe.touch()
+    probe.unlink()
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

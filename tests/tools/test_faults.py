@@ -1,0 +1,90 @@
+"""Every fault of tests/faults.py ends its tool with one line that names it."""
+
+from __future__ import annotations
+
+import shlex
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from cankd.openmmlab.models import stock_model
+from tests.conftest import ROOT
+from tests.faults import DOC, TESTING, TOOLS, TRAINING, Fault, document
+from tests.in_process import call_tool
+from tests.openmmlab.test_checkpoint import Code
+
+DEMO = ROOT / "configs/demo"
+STUDENT, TEACHER_CKPT = DEMO / "quickstart_student.py", DEMO / "quickstart_teacher.pth"
+DATA = """
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(data_root='{data}/'))
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root='{data}/'))
+test_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root='{data}/'))
+val_evaluator = dict(ann_file='{data}/annotations/val.json')
+test_evaluator = dict(ann_file='{data}/annotations/val.json')
+train_cfg = dict(max_iters=1, val_interval=2)
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, mini_data):
+    """Name -> file, for the arguments."""
+    folder = tmp_path_factory.mktemp("faults")
+    teacher = torch.load(TEACHER_CKPT, weights_only=True)["state_dict"]
+    student = stock_model(str(STUDENT)).state_dict()
+    biases = [name for name in teacher if name == "neck.lateral_convs.0.conv.bias"]
+    contents = {
+        "code": {"state_dict": {"weight": Code(folder / "witness")}},
+        "list": [1],
+        "state_list": {"state_dict": [1]},
+        "distilled": {f"architecture.{name}": value for name, value in student.items()},
+        "student_ckpt": student,
+        "student_headless": {name: value for name, value in student.items() if not name.startswith("bbox_head")},
+        "counters": {name: value for name, value in teacher.items() if name.endswith("num_batches_tracked")},
+        "one_bias": {name: teacher[name] for name in biases},
+        "backbone": {name: value for name, value in teacher.items() if name.startswith("backbone")},
+        "head": {name: value for name, value in teacher.items() if name.startswith("bbox_head")},
+        "no_head": {name: value for name, value in teacher.items() if not name.startswith("bbox_head")},
+    }
+    made = {"student": STUDENT, "teacher_ckpt": TEACHER_CKPT, "base": folder / "base.py"}
+    for name, content in contents.items():
+        made[name] = folder / f"{name}.pth"
+        torch.save(content, made[name])
+    texts = {"text": "hello world", "empty": "", "no_model": "a = 1", "syntax": "model = dict("}
+    for name, text in texts.items():
+        made[name] = folder / f"{name}{'.py' if name in ('no_model', 'syntax') else '.txt'}"
+        made[name].write_text(text)
+    made["half"], made["image"] = folder / "half.pth", folder / "image.png"
+    made["half"].write_bytes(TEACHER_CKPT.read_bytes()[: TEACHER_CKPT.stat().st_size // 2])
+    cv2.imwrite(str(made["image"]), np.zeros((96, 96, 3), np.uint8))
+    made["base"].write_text(f"_base_ = ['{DEMO}/quickstart_cankd.py']\n{DATA.format(data=mini_data)}")
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault", [*TRAINING, *TESTING, *TOOLS], ids=lambda fault: f"{fault.arguments.split()[0]}: {fault.what}"
+)
+def test_a_fault_ends_the_tool_with_one_line(fault: Fault, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {**files, "config": tmp_path / "config.py", "out": tmp_path / "out"}
+    base = "" if fault.config.startswith("_base_") else f"_base_ = ['{files['base']}']\n"
+    names["config"].write_text(base + fault.config)
+    tool, *arguments = shlex.split(fault.arguments.format(**names))
+    done = call_tool(tool, *arguments, check=False)
+    last = done.stdout.strip().splitlines()[-1]
+    assert done.returncode in (1, 2) and "Traceback" not in done.stdout, done.stdout[-6000:]
+    assert fault.message.format(**files) in last, done.stdout[-6000:]
+    assert not (files["code"].parent / "witness").exists()
+    assert not list(tmp_path.rglob("iter_*.pth"))
+
+
+def test_the_page_of_faults_is_the_list():
+    assert len(TRAINING) + len(TESTING) + len(TOOLS) >= 60
+    assert DOC.read_text(encoding="utf-8") == document(), "run python -m tests.faults"
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = call_tool("train.py", tmp_path / "absent.py", "--debug", check=False)
+    assert "Traceback" in done.stdout and done.stdout.strip().splitlines()[-1].startswith("FileNotFoundError: config")
