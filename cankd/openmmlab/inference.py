@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import importlib
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import BaseModel, revert_sync_batchnorm
-from mmengine.registry import DATASETS, DefaultScope
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.registry import MODELS
 from torch import nn
@@ -25,77 +22,17 @@ from cankd.openmmlab.checkpoint import (
     local_file,
     student_state_dict,
 )
-from cankd.openmmlab.compat import module_of, quiet_imports
+from cankd.openmmlab.configs import (  # noqa: F401  (those unused here: imported from here by others)
+    apply_options,
+    dataset_meta,
+    in_scope,
+    is_distillation_config,
+    read_config,
+    repo_of,
+    test_dataset,
+)
 
 ROLES = ("student", "teacher")
-
-
-def read_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> Config:
-    """Reads a configuration file.
-
-    Args:
-        path: the file.
-        cfg_options: overrides, dotted key -> value. Defaults to none. ``teacher_ckpt`` replaces a
-            distillation's, wherever its configuration uses it; other models have no use for it.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it has no ``model``.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"config: got {path}, expected an existing file. Check the path.")
-    cfg = Config.fromfile(path)
-    if "model" not in cfg:
-        raise ValueError(f"config: {path} has no `model`. Give the configuration of a training.")
-    apply_options(cfg, cfg_options or {})
-    return cfg
-
-
-def apply_options(cfg: Config, options: dict[str, Any]) -> None:
-    """Applies overrides to a configuration in place.
-
-    Args:
-        cfg: the configuration.
-        options: as of :func:`read_config`.
-    """
-    cfg.merge_from_dict(options)
-    if "teacher_ckpt" in options and is_distillation_config(cfg):
-        cfg.model.teacher_ckpt = cfg.teacher_ckpt
-
-
-def is_distillation_config(cfg: Config) -> bool:
-    """Whether a configuration's model is a distillation algorithm: a student beside a teacher."""
-    return {"architecture", "teacher"} <= set(cfg.model)
-
-
-def repo_of(cfg: Config) -> str:
-    """The library that a configuration's model belongs to.
-
-    Args:
-        cfg: of a distillation or of a single model.
-
-    Returns:
-        ``mmdet``, ``mmseg`` or ``mmpretrain`` (``mmcls`` where only that is installed).
-    """
-    scope = cfg.get("default_scope")
-    if scope in (None, "mmengine", "mmrazor"):
-        model = cfg.model.get("architecture", cfg.model)
-        stock = str(model.get("cfg", model.get("cfg_path", "")))
-        scope = stock.split("::")[0] if "::" in stock else "mmdet"
-    return module_of(scope)
-
-
-@contextlib.contextmanager
-def in_scope(cfg: Config) -> Iterator[None]:
-    """Lets types be found in the library that the configuration belongs to, with its modules registered."""
-    repo = repo_of(cfg)
-    with quiet_imports():
-        importlib.import_module(f"{repo}.utils").register_all_modules(init_default_scope=False)
-    with DefaultScope.overwrite_default_scope(repo):
-        yield
 
 
 def build_model(cfg: Config, role: str = "student") -> BaseModel:
@@ -260,7 +197,7 @@ def load_model(
     load_weights(
         model, state_dict, checkpoint, f"{cfg.filename} ({role})" if is_distillation_config(cfg) else cfg.filename
     )
-    model.dataset_meta = content.get("meta", {}).get("dataset_meta") or _dataset_meta(cfg)
+    model.dataset_meta = content.get("meta", {}).get("dataset_meta") or dataset_meta(cfg)
     try:
         return model.to(device), cfg
     except (AssertionError, RuntimeError) as error:
@@ -316,27 +253,10 @@ def load_distillation(
     return student, teacher, distiller.to(device), cfg
 
 
-def test_dataset(cfg: Config) -> dict:
-    """The test data set's configuration, out of wrappers such as RepeatDataset; empty if there is none."""
-    dataset = (cfg.get("test_dataloader") or {}).get("dataset", {})
-    while "pipeline" not in dataset and "dataset" in dataset:
-        dataset = dataset["dataset"]
-    return dataset
-
-
-def _dataset_meta(cfg: Config) -> dict[str, Any]:
-    """Class names and palette of the test data set: its type's, with what the configuration sets."""
-    dataset = test_dataset(cfg)
-    with in_scope(cfg), DATASETS.switch_scope_and_registry(None) as registry:
-        kind = dataset.get("type")
-        kind = registry.get(kind) if isinstance(kind, str) else kind
-    return {**(getattr(kind, "METAINFO", None) or {}), **(dataset.get("metainfo") or {})}
-
-
 def _run_pipeline(cfg: Config, steps: Sequence[dict], results: dict[str, Any]) -> dict[str, list]:
     """A batch of one from some steps of a test pipeline."""
     if test_dataset(cfg).get("return_classes"):  # detectors that are told what to look for
-        results.update(text=tuple(_dataset_meta(cfg)["classes"]), custom_entities=True)
+        results.update(text=tuple(dataset_meta(cfg)["classes"]), custom_entities=True)
     with in_scope(cfg):
         return pseudo_collate([Compose(steps)(results)])
 
