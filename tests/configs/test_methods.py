@@ -7,7 +7,6 @@ import functools
 import itertools
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from mmrazor.registry import MODELS
 from cankd.openmmlab.compat import CLASSIFICATION
 from cankd.openmmlab.engine.runner import Runner
 from tests.configs.test_own_recipes import ACAMKD, CROSSKD, SEGMENTATION
-from tests.conftest import ROOT, run_command
+from tests.conftest import ROOT, run_python
 from tests.openmmlab.engine.test_training import _options, _records
 from tests.train_leaf import overlay
 
@@ -265,8 +264,8 @@ def test_a_leaf_trains(leaf, data):
     ],
 )
 def test_the_command_trains_validates_and_saves(pair, method, loss, data, tmp_path):
-    command = [sys.executable, "-W", "ignore", "-m", "tests.train_leaf", _path(pair, method), data, 128]
-    done = run_command(*map(str, [*command, tmp_path / "run", data / "teachers"]), OMP_NUM_THREADS="1")
+    command = ["-m", "tests.train_leaf", _path(pair, method), data, 128, tmp_path / "run", data / "teachers"]
+    done = run_python(*command, OMP_NUM_THREADS="1")
     records = _records(tmp_path / "run")
     assert len(records) == 2 and "Epoch(val)" in done.stdout
     assert loss in records[1]["losses"] and f"{loss}: " in done.stdout
@@ -284,8 +283,8 @@ def test_the_example_of_a_method_of_one_s_own_trains(mini_data, tmp_path):
         (tmp_path / name).write_text(example.group(1).replace('"configs/', f'"{ROOT}/configs/'))
     assert lines <= 20
     options = _options(mini_data, ROOT / "configs/demo/quickstart_teacher.pth", 2)
-    command = [sys.executable, "tools/train.py", str(tmp_path / "my_config.py"), "--work-dir", str(tmp_path / "run")]
-    run_command(*command, *options, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    command = ["tools/train.py", tmp_path / "my_config.py", "--work-dir", tmp_path / "run"]
+    run_python(*command, *options, PYTHONPATH=f"{tmp_path}:{ROOT}")
     scalars = next((tmp_path / "run").glob("*/vis_data/scalars.json")).read_text().splitlines()
     logged = [json.loads(line) for line in scalars]
     assert 0 < logged[0]["distill.loss_fpn3"] < 4

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlparse
@@ -19,7 +18,7 @@ from mmengine.runner.checkpoint import get_torchvision_models
 
 from cankd.openmmlab.checkpoint import load_checkpoint_file
 from cankd.openmmlab.compat import CLASSIFICATION
-from tests.conftest import ROOT, free_port, run_command
+from tests.conftest import ROOT, free_port, run_command, run_python
 from tests.train_leaf import random_weights
 
 pytestmark = pytest.mark.slow
@@ -74,8 +73,8 @@ def teachers(tmp_path_factory) -> Path:
 
 def _train_leaf(name: str, layouts: Path, work_dir: Path, teachers: Path, *extra: str) -> str:
     """Trains a leaf on mini data, or with "prepare" writes the configuration for it alone; returns the log."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.train_leaf", LEAVES[name], layouts, _size(name)]
-    done = run_command(*map(str, [*command, work_dir, teachers]), *extra, OMP_NUM_THREADS="1", timeout=1800)
+    command = ["-m", "tests.train_leaf", LEAVES[name], layouts, _size(name)]
+    done = run_python(*command, work_dir, teachers, *extra, OMP_NUM_THREADS="1", timeout=1800)
     return done.stdout
 
 

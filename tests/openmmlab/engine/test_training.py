@@ -12,7 +12,7 @@ import torch
 
 from cankd.openmmlab.checkpoint import load_checkpoint_file
 from cankd.openmmlab.models import stock_model
-from tests.conftest import ROOT, free_port, relative_error, run_command
+from tests.conftest import ROOT, free_port, relative_error, run_command, run_python
 
 pytestmark = pytest.mark.slow
 
@@ -192,15 +192,16 @@ randomness = dict(seed=3)
 def _distributed_run(
     work_dir: Path, data: Path, processes: int, batch: int, norm="BN", norm_eval=True, iterations=1, extra=()
 ):
-    """Runs the configuration above through dist_train.sh; returns what it printed."""
+    """Runs the configuration above, in several processes through dist_train.sh; returns what it printed."""
     config = work_dir.with_suffix(".py")
     config.write_text(DISTRIBUTED.format(root=ROOT, batch=batch, norm=norm, norm_eval=norm_eval))
     own = ("teacher_ckpt", "train_dataloader.batch_size")
     options = [option for option in _options(data, Path(), iterations) if not option.startswith(own)]
-    return run_command(
-        "bash", "tools/dist_train.sh", str(config), str(processes), "--work-dir", str(work_dir), *options, *extra,
-        PORT=free_port(), OMP_NUM_THREADS="1",
-    )  # fmt: skip
+    arguments = ["--work-dir", str(work_dir), *options, *extra]
+    if processes == 1:
+        return run_python("tools/train.py", config, *arguments, OMP_NUM_THREADS="1")
+    command = ["bash", "tools/dist_train.sh", str(config), str(processes)]
+    return run_command(*command, *arguments, PORT=free_port(), OMP_NUM_THREADS="1")
 
 
 def test_two_processes_equal_one_with_the_doubled_batch(mini_data, tmp_path):
