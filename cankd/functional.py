@@ -1,4 +1,7 @@
-"""The mathematics of the losses as pure functions of tensors."""
+"""The mathematics of the losses as pure functions of tensors.
+
+The attention in linear order is :func:`dot_product_context`; docs/cankd.md derives it.
+"""
 
 from __future__ import annotations
 
@@ -10,67 +13,74 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 _SPATIAL = (2, 3)
-# Attention scores that a block of student positions may hold at once: 36 MB in float32, just
-# over the size up to which glibc may keep freed memory, fragmented, instead of returning it.
+# Attention scores that are held at once: 36 MB in float32. glibc returns freed memory of more than 32 MB to
+# the system and may keep smaller pieces, which fragments it.
 _BLOCK_SCORES = 9 << 20
-# Elements of a map that the closed form of the instance-norm MSE works on at once, in two temporaries:
-# 4 MB each in float32 on CPUs; on GPUs, where every operation has to be launched, 16 MB.
+# Elements of a map in each of the two temporaries of the instance-norm MSE: 4 MB in float32 on CPUs, and 16 MB
+# on GPUs, where each operation costs a kernel launch.
 _CPU_BLOCK, _CUDA_BLOCK = 1 << 20, 1 << 22
-# torch's attention runs in bounded memory on CPUs, too, from this release on.
+# From torch 2.2 on, its attention needs bounded memory on CPUs as well.
 _BOUNDED_ATTENTION = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 2)
 
 
 def _statistics_dtype(x: Tensor, y: Tensor) -> torch.dtype:
-    """float32, or more if a map has more."""
+    """Returns the type of the statistics of two maps: the wider one of theirs, at least float32."""
     return torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
 
 
 def widen(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Two maps in one type of at least float32, in which sums of squares over a map stay in range.
+    """Converts two maps to one type of at least float32, in which sums of squares over a map stay in range.
 
     Args:
-        x: a map of any type.
-        y: another one.
+        x: first map, of any shape and type.
+        y: second map.
 
     Returns:
-        Both; one that has the type already is not copied.
+        Both maps; one that has the type already is not copied.
     """
     dtype = _statistics_dtype(x, y)
     return x.to(dtype), y.to(dtype)
 
 
 def _mean_square(x: Tensor) -> Tensor:
-    """Mean of the squares over positions, (B, C, 1, 1)."""
+    """Returns the mean of the squares over positions, (B, C, 1, 1)."""
     return torch.linalg.vector_norm(x, dim=_SPATIAL, keepdim=True).square() / (x.shape[2] * x.shape[3])
 
 
 def _channel_blocks(x: Tensor) -> list[slice]:
-    """Slices of channels: few enough at a time to stay in a CPU's cache, and to be small beside the maps."""
+    """Returns slices of so few channels that a temporary fits a CPU's cache and is small beside the maps."""
     step = max(1, (_CUDA_BLOCK if x.is_cuda else _CPU_BLOCK) // x[:, 0].numel())
     return [slice(start, start + step) for start in range(0, x.shape[1], step)]
 
 
 def _shift(x: Tensor, work: Tensor) -> Tensor:
-    """Puts x minus the value at its first position, by channel, into ``work``, of as many channels or more.
+    """Subtracts from each channel its value at the first position.
 
-    Nothing at all is left of a constant channel, and little rounding where the mean is large: no
-    position is further from the mean than sqrt(H W) standard deviations.
+    A constant channel becomes exactly zero, and large means no longer cause rounding: no position is
+    further from the mean than sqrt(H W) standard deviations.
+
+    Args:
+        x: map (B, C, H, W).
+        work: memory for the result, (B, C or more, H, W).
+
+    Returns:
+        The result, a view of ``work``.
     """
     return work[:, : x.shape[1]].copy_(x).sub_(x[..., :1, :1])
 
 
 class _InstanceNormMSE(torch.autograd.Function):
-    """Closed form of the loss, so that neither normalised map is kept for the backward pass.
+    """Closed form of the loss, which keeps no normalised map for the backward pass.
 
-    Kept are the two maps as they came in and five (B, C, 1, 1) statistics. With m, v the mean
+    It keeps the two maps as they came in and five (B, C, 1, 1) statistics. With m, v the mean
     and variance over positions, i = (v + eps)^-1/2 and c the covariance of x and y,
 
         loss = 1/2 mean(v_x i_x^2 + v_y i_y^2 - 2 c i_x i_y).
 
-    That sum cancels where the maps agree, so its value is taken as the variance of
-    (x - m_x) i_x - (y - m_y) i_y instead (each normalised map has mean 0) and c follows from it.
-    The maps are shifted (:func:`_shift`) before anything multiplies them, and m are the means of
-    the shifted maps: i is 300 in a constant channel, and so would be the rounding of its value.
+    That sum cancels where the maps agree. So the loss is computed as the variance of
+    (x - m_x) i_x - (y - m_y) i_y (each normalised map has mean 0), and c follows from it.
+    The maps are shifted (:func:`_shift`) before they are multiplied by i, which is 300 in a constant
+    channel and would multiply the rounding of its value; m are the means of the shifted maps.
     """
 
     @staticmethod
@@ -95,7 +105,7 @@ class _InstanceNormMSE(torch.autograd.Function):
     def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, y, m_x, m_y, i_x, i_y, correlation = ctx.saved_tensors
         if torch.is_grad_enabled():
-            # create_graph=True: the saved statistics carry no graph, the definition does.
+            # create_graph=True: the saved statistics carry no graph, so the definition is differentiated.
             wide = _statistics_dtype(x, y)
             loss = half_mse(*(F.instance_norm(part.to(wide), eps=ctx.eps) for part in (x, y)))
             wanted = [part for part, needed in zip((x, y), ctx.needs_input_grad) if needed]
@@ -124,17 +134,17 @@ class _InstanceNormMSE(torch.autograd.Function):
 def instance_norm_mse(x: Tensor, y: Tensor, eps: float = 1e-5) -> Tensor:
     """Half the mean squared difference of two instance-normalised maps (CanKD, section 3.3).
 
-    ``0.5 * mse_loss(instance_norm(x), instance_norm(y))`` in closed form: no temporary maps,
-    but of a few channels at a time, and only ``x``, ``y`` and per-channel statistics kept in between,
-    where the definition keeps the two normalised maps and their difference, too. About 12 operations
-    for an element forward and 8 backward. Statistics are taken in float32 at least. A backward
-    pass that is itself differentiated (``create_graph=True``) goes through the definition
-    instead, with its memory.
+    Computes ``0.5 * mse_loss(instance_norm(x), instance_norm(y))`` in closed form: temporaries hold a
+    few channels at a time, and only ``x``, ``y`` and per-channel statistics are kept for the backward
+    pass. The definition also keeps the two normalised maps and their difference. The cost is about
+    12 operations per element forward and 8 backward. Statistics are computed in float32 at least. A
+    backward pass that is itself differentiated (``create_graph=True``) uses the definition, with its
+    memory.
 
     Args:
-        x: (B, C, H, W).
-        y: (B, C, H, W).
-        eps: added to the variances.
+        x: first map, (B, C, H, W).
+        y: second map, (B, C, H, W).
+        eps: constant that is added to the variances. Defaults to 1e-5.
 
     Returns:
         A scalar of at least float32.
@@ -143,11 +153,11 @@ def instance_norm_mse(x: Tensor, y: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def half_mse(x: Tensor, y: Tensor) -> Tensor:
-    """``0.5 * mse_loss(x, y)`` in float32 at least, for maps that are not normalised.
+    """Computes ``0.5 * mse_loss(x, y)`` in float32 at least, for maps that are not normalised.
 
     Args:
-        x: any shape.
-        y: the same shape.
+        x: first map, of any shape.
+        y: second map, of the same shape.
 
     Returns:
         A scalar of at least float32.
@@ -156,25 +166,25 @@ def half_mse(x: Tensor, y: Tensor) -> Tensor:
 
 
 def dot_product_context(phi: Tensor, g: Tensor) -> Tensor:
-    """What a dot-product attention needs to know of the teacher, of a size free of H and W.
+    """Computes the teacher's context, a small matrix that replaces its keys and values (CanKD, equations 1-3).
 
-    Without a softmax ``(theta^T phi) g^T / N' = theta^T (phi g^T / N')``: the same numbers as
-    in the paper's order (equations 1-3), without the matrix of all pairs of positions.
+    Without a softmax ``(theta^T phi) g^T / N' = theta^T (phi g^T / N')``. The linear order, on the right,
+    gives the same numbers as the paper's order without the N x N' matrix of all pairs of positions.
 
     Args:
-        phi: keys, (B, C', N').
-        g: values, (B, C'', N').
+        phi: keys of the teacher, (B, C', N').
+        g: values of the teacher, (B, C'', N').
 
     Returns:
         ``g phi^T / N'``, (B, C'', C').
     """
-    # Both factors carry a part of 1/N', so that the sum stays in the range of half precision.
+    # Each factor is scaled by a part of 1/N', so that the sum stays in the range of half precision.
     scale = phi.shape[-1] ** -0.5
     return (g * scale) @ (phi * scale).transpose(1, 2)
 
 
 def _in_blocks(function: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Applies an attention to blocks of queries, which the backward pass computes again."""
+    """Applies an attention to blocks of queries and recomputes each block in the backward pass."""
     block = max(1, _BLOCK_SCORES // (q.shape[0] * k.shape[1]))
     if block >= q.shape[1]:
         return function(q, k, v)
@@ -186,13 +196,13 @@ def _in_blocks(function: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, 
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """``softmax(q k^T) v`` without a scale, never holding the N x N' matrix at once.
+    """Computes ``softmax(q k^T) v`` without a scale and without holding the whole N x N' matrix.
 
-    torch's own attention does that if keys and values have one width and lie contiguously.
-    Older releases materialise the matrix on CPUs; there, blocks of queries that the backward
-    pass computes again bound the memory. Keys and values are centred over the positions first: the
-    weights of a query add up to 1 and do not change with a constant in its scores, so the result is
-    the same, and the rounding of large means stays out of the weights and of their gradients.
+    torch's own attention does that if keys and values have equal widths and are contiguous. Releases
+    before 2.2 hold the matrix on CPUs; there, the queries are split into blocks that the backward pass
+    recomputes. Keys and values are centred over the positions first, which changes nothing in exact
+    arithmetic (the weights of a query add up to 1 and do not depend on a constant in its scores) and
+    keeps the rounding of large means out of the weights and of their gradients.
 
     Args:
         q: queries, (B, N, C').
@@ -202,7 +212,7 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (B, N, C'').
     """
-    # No gradient misses what is taken off: over the positions of k and v those gradients add up to zero.
+    # The means can be constants to autograd: the gradients that they would get add up to zero over the positions.
     k_mean, v_mean = (part.detach().mean(1, keepdim=True) for part in (k, v))
     k, v = k - k_mean, v - v_mean
     if not _BOUNDED_ATTENTION:
@@ -214,14 +224,14 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def relu_sum_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """``relu(q_i + k_j) v_j / N'`` summed over j: the concatenation affinity.
+    """Computes the sum over j of ``relu(q_i + k_j) v_j / N'``, the attention of the concatenation affinity.
 
-    A 1x1 convolution of a concatenated pair is a sum of one term for each side, so only those
-    terms come in. The N x N' matrix is never held at once.
+    A 1x1 convolution of a concatenated pair is the sum of one term for each side, so the function takes
+    these terms. It does not hold the whole N x N' matrix.
 
     Args:
-        q: the student's terms, (B, N, 1).
-        k: the teacher's terms, (B, N', 1).
+        q: terms of the student's positions, (B, N, 1).
+        k: terms of the teacher's positions, (B, N', 1).
         v: values, (B, N', C'').
 
     Returns:

@@ -33,7 +33,7 @@ class CrossAttentionFusion(nn.Module):
         self.value = nn.Conv2d(in_channels, in_channels, 1)
 
     def forward(self, asking: Tensor, asked: Tensor) -> Tensor:
-        """Returns the fused map as positions, (B, N, C), for the side that asks and the side that is asked."""
+        """Computes the fused map, (B, N, C) with N = H W, from the map that asks and the map that is asked."""
         query = self.query(asking) * self.query.out_channels**-0.5
         return softmax_attention(
             *(part.flatten(2).transpose(1, 2) for part in (query, self.key(asked), self.value(asked)))
@@ -41,16 +41,16 @@ class CrossAttentionFusion(nn.Module):
 
 
 def scaled_masks(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """``sigmoid(logits)`` as masks whose largest value is 1 and the logarithms of what that value was.
+    """Computes ``sigmoid(logits)`` as masks with the largest value 1 and the logarithms of their factors.
 
-    Neither underflows where the sigmoid does: quotients of masks are defined there, too.
+    Both stay in range where the sigmoid underflows, so that quotients of masks are defined there as well.
 
     Args:
-        logits: (B, M, L).
+        logits: logits of the masks, (B, M, L).
 
     Returns:
-        Masks (B, M, L) and logarithms (B, M, 1), which are constants to autograd: multiplied out, the
-        two have the sigmoid's gradient, and what does not depend on a mask's scale has its own.
+        Masks, (B, M, L), and logarithms of their factors, (B, M, 1). The logarithms are constants to
+        autograd; the product of mask and factor has the sigmoid's gradient.
     """
     logarithms = F.logsigmoid(logits)
     largest = logarithms.detach().amax(2, keepdim=True)
@@ -58,17 +58,17 @@ def scaled_masks(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pairwise_dice(masks: Tensor, log_scales: Tensor | None = None) -> Tensor:
-    """The mean Dice coefficient of the pairs of an image's masks: 1 if all are equal, 0 if none overlap.
+    """Computes the mean Dice coefficient of the pairs of an image's masks: 1 if all are equal, 0 if none overlap.
 
     Args:
-        masks: (B, M, L), of values between 0 and 1.
-        log_scales: (B, M, 1), logarithms of factors on the masks, see :func:`scaled_masks`. Defaults to 0.
+        masks: masks with values between 0 and 1, (B, M, L).
+        log_scales: logarithms of factors on the masks, (B, M, 1), see :func:`scaled_masks`. Defaults to 0.
 
     Returns:
         A scalar; 0 for a single mask.
     """
     scales = masks.new_zeros(1) if log_scales is None else log_scales - log_scales.transpose(1, 2)
-    # Of each pair, relative to the larger one of the two.
+    # Factors of the two masks of each pair, relative to the larger factor.
     one, other = scales.clamp(max=0).exp(), (-scales).clamp(max=0).exp()
     products = masks @ masks.transpose(1, 2)
     squares = products.diagonal(dim1=1, dim2=2)
@@ -79,13 +79,13 @@ def pairwise_dice(masks: Tensor, log_scales: Tensor | None = None) -> Tensor:
 
 
 def overlap_ratio(masks: Tensor) -> Tensor:
-    """ACAM-KD's diversity loss as it is printed: two sums over pairs, then their quotient.
+    """Computes ACAM-KD's diversity loss as printed: two sums over pairs, then their quotient.
 
     2 sum_i sum_{j != i} M_i . M_j / (sum_i |M_i|^2 + sum_j |M_j|^2): 0 if no masks overlap,
     M - 1 if all are equal.
 
     Args:
-        masks: (B, M, L), of values between 0 and 1.
+        masks: masks with values between 0 and 1, (B, M, L).
 
     Returns:
         A scalar, the mean over the images.
@@ -236,19 +236,19 @@ class ACAMKDLoss(nn.Module):
             return parts
 
     def masks(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        """The masks of a pair of maps.
+        """Computes the masks of a pair of maps.
 
         Args:
-            student: (B, C, H, W), of the parameters' type.
-            teacher: the same.
+            student: student's map, (B, C, H, W), of the parameters' type.
+            teacher: teacher's map, of the same shape and type.
 
         Returns:
-            ``channel`` (B, M, C) and ``spatial`` (B, M, H W), as far as they are wanted.
+            ``channel``, (B, M, C), and ``spatial``, (B, M, H W), unless switched off.
         """
         return {name: logits.sigmoid() for name, logits in self.logits(student, teacher).items()}
 
     def logits(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        """What the masks are the sigmoid of, see :meth:`masks`."""
+        """Computes the logits of the masks; arguments and shapes as for :meth:`masks`."""
         logits: dict[str, Tensor] = {}
         if self.channel_selectors is None and self.spatial_selectors is None:
             return logits
@@ -263,18 +263,18 @@ class ACAMKDLoss(nn.Module):
         return logits
 
     def _overlap(self, masks: Tensor, log_scales: Tensor) -> Tensor:
-        """The diversity loss of one kind of masks, from :func:`scaled_masks`."""
+        """Computes the diversity loss of one kind of masks, given by :func:`scaled_masks`."""
         if self.diversity == "pairs":
             return pairwise_dice(masks, log_scales)
         return overlap_ratio(masks * (log_scales - log_scales.amax(1, keepdim=True)).exp())
 
     def _weighted(self, masks: Tensor, squares: Tensor, shared: int) -> Tensor:
-        """<M, d>, averaged over masks and images.
+        """Computes <M, d>, averaged over masks and images.
 
         Args:
-            masks: (B, M, L).
-            squares: d, summed over what a mask's weight is shared by, (B, L).
-            shared: how many elements share a weight.
+            masks: masks, (B, M, L).
+            squares: d, summed over the elements that share a weight of a mask, (B, L).
+            shared: number of elements that share a weight.
         """
         weighted = (masks @ squares[:, :, None])[:, :, 0]
         if self.normalization == "weights":

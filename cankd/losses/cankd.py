@@ -13,23 +13,22 @@ AFFINITIES = ("dot_product", "gaussian", "embedded_gaussian", "concatenation")
 
 
 class CanBlock(nn.Module):
-    """Lets every student position attend to all (pooled) teacher positions.
+    """Cross-attention in which every student position attends to all (pooled) teacher positions.
 
     With theta, phi, g and W_z 1x1 convolutions and N' the number of pooled teacher positions
     (CanKD, equations 1-4):
 
         Z = affinity(theta(X), pool(phi(Y))) pool(g(Y)),   X* = BN(W_z Z) + X
 
-    ``dot_product`` runs in linear order: a C' x C' context of the teacher takes the place of
-    the N x N' attention matrix, with the same numbers. Per image that costs about 4 C C' N
-    multiply-adds forward and 6 C C' N backward (N positions on either side), against an extra
-    2 C' N N' and 4 C' N N' in the paper's order. Beside X and Y, theta(X), phi(Y), g(Y) with
-    their pooled values and the places of those, the map before the batch norm, and X* are kept
-    for the backward pass: 4.5 times the size of X with C' = C / 2. docs/performance.md has
-    measurements, and what was tried and did not pay.
+    ``dot_product`` is computed in linear order: a C' x C' context of the teacher replaces the N x N'
+    attention matrix and gives the same numbers (:func:`cankd.functional.dot_product_context`). Per image
+    that costs about 4 C C' N multiply-adds forward and 6 C C' N backward (N positions on either side);
+    the paper's order adds 2 C' N N' and 4 C' N N'. The backward pass keeps X, Y, theta(X), phi(Y), g(Y),
+    the pooled values and their places, the map before the batch norm, and X*: beside X and Y, 4.5 times
+    the size of X with C' = C / 2. docs/performance.md has measurements and what did not pay off.
 
-    As published, the batch norm's weight and bias start at zero, so the block adds nothing to
-    the student's map at the first step and only that weight receives a gradient in it.
+    As published, the batch norm's weight and bias start at zero. So the block adds nothing to the
+    student's map at the first step, and only that weight receives a gradient in it.
 
     Args:
         in_channels: C, channels of both maps.
@@ -37,10 +36,10 @@ class CanBlock(nn.Module):
         affinity: ``dot_product``; ``gaussian`` (softmax, without theta and phi);
             ``embedded_gaussian`` (softmax); ``concatenation`` (ReLU of a 1x1 convolution of
             the concatenated pair, divided by N').
-        pool_size: max-pool on the teacher's side, 1 for none.
-        residual: whether X is added.
-        batch_norm: whether a batch norm follows W_z. Without it W_z itself starts at zero.
-            :class:`NLKDINLoss` checks the arguments.
+        pool_size: size of the max-pool on the teacher's side; 1 for none. Defaults to 2.
+        residual: whether X is added. Defaults to True.
+        batch_norm: whether a batch norm follows W_z; without it W_z itself starts at zero. Defaults to
+            True. :class:`NLKDINLoss` checks the arguments.
     """
 
     def __init__(
@@ -67,36 +66,36 @@ class CanBlock(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Returns the enhanced student map X*, (B, C, H, W), for student X and teacher Y of any H x W."""
+        """Computes the enhanced student map X*, (B, C, H, W), from student X and teacher Y of any H x W."""
         theta = x if self.theta is None else self.theta(x)
         phi = self._pool(y if self.phi is None else self.phi(y)).flatten(2)
         g = self._pool(self.g(y)).flatten(2)
         if g.dtype == torch.float16:
-            # Sums over channels and positions leave half precision's range.
+            # Sums over channels and positions exceed the range of float16.
             with torch.autocast(x.device.type, enabled=False):
                 enhanced = self._attend(theta.float(), phi.float(), g.float())
         else:
             enhanced = self._attend(theta, phi, g)
         if not self.residual:
             return enhanced
-        # No backward pass needs the map before the addition, so its memory serves for the sum.
+        # No backward pass needs the map before the addition, so the sum is written over it.
         return enhanced.add_(x) if enhanced.dtype == x.dtype else enhanced + x
 
     def _pool(self, feature: Tensor) -> Tensor:
         return feature if self.pool_size == 1 else F.max_pool2d(feature, self.pool_size)
 
     def _attend(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
-        """BN(W_z Z) from theta(X) as a map (B, C', H, W) and the teacher's (B, C', N')."""
+        """Computes BN(W_z Z) from theta(X), (B, C', H, W), and the teacher's phi(Y) and g(Y), (B, C', N')."""
         size = (theta.shape[0], -1, *theta.shape[2:])
         queries, weight = theta.flatten(2), self.w_z.weight.flatten(1)
-        # W_z is contracted with the smaller side first where that leaves fewer or smaller products.
+        # W_z is multiplied with the smaller factor first where that needs fewer products.
         if self.affinity == "dot_product":
             enhanced = self._add_bias(weight @ dot_product_context(phi, g) @ queries).view(size)
         elif self.affinity == "gaussian":
-            # The weights of a position sum to 1, so a bias of all values is a bias of the result.
+            # The weights of a position add up to 1, so a bias of the values is a bias of the result.
             values = self._add_bias(weight @ g)
             enhanced = softmax_attention(*(part.transpose(1, 2) for part in (queries, phi, values)))
-            # A copy: torch's attention keeps its own result, which must not change, for its backward pass.
+            # A copy: torch's attention keeps its result for its backward pass, and the sum is written in place.
             enhanced = enhanced.transpose(1, 2).contiguous().view(size)
         else:
             queries, phi, g = (part.transpose(1, 2) for part in (queries, phi, g))

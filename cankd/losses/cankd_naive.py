@@ -1,4 +1,4 @@
-"""CanKD in the paper's order of products: the specification that tests and benchmarks compare with."""
+"""The naive CanKD loss: the paper's formulas term by term, with which tests and benchmarks compare."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 
 class NaiveNLKDINLoss(nn.Module):
-    """The published loss, term by term, with every intermediate map materialised.
+    """The plain specification of :class:`cankd.losses.NLKDINLoss`, which holds every intermediate map.
 
-    Same arguments and state dict keys as :class:`cankd.losses.NLKDINLoss`, except that
-    ``align`` is left out. Sizes in comments: N = H*W student positions, N' teacher positions
-    after pooling, C' = inter_channels.
+    It has the same arguments, except ``align``, and the state dict keys of that loss's block. Sizes in
+    comments: N = H*W student positions, N' teacher positions after pooling, C' = inter_channels.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class NaiveNLKDINLoss(nn.Module):
         self.norm = nn.InstanceNorm2d(in_channels) if instance_norm else nn.Identity()
 
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
-        """Returns the loss of a student map X and a teacher map Y, both (B, C, H, W)."""
+        """Computes the loss of a student map X and a teacher map Y, both (B, C, H, W)."""
         x, y = s_feature, t_feature
         theta = x if self.affinity == "gaussian" else self.theta(x)
         phi = self.pool(y if self.affinity == "gaussian" else self.phi(y))

@@ -1,4 +1,4 @@
-"""What every loss of two feature maps checks first."""
+"""Checks of arguments and feature maps that the losses share."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ from torch import Tensor
 
 
 def check_positive_int(name: str, value: object) -> None:
-    """Refuses an argument that is no positive integer.
+    """Checks that an argument is a positive integer.
 
     Args:
-        name: of the argument.
-        value: what it got.
+        name: name of the argument.
+        value: value of the argument.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}: got {value!r}, expected a positive integer. Change it in the loss's config.")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Refuses an argument that is none of the choices.
+    """Checks that an argument is one of its choices.
 
     Args:
-        name: of the argument.
-        value: what it got.
-        choices: what it may be.
+        name: name of the argument.
+        value: value of the argument.
+        choices: allowed values.
 
     Raises:
-        ValueError: if it is none of them.
+        ValueError: if it is not.
     """
     if value not in choices:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}.")
 
 
 def check_maps(s_feature: Tensor, t_feature: Tensor, in_channels: int) -> None:
-    """Refuses maps that are not two batches of ``in_channels`` channels on one device.
+    """Checks that two maps are floating point batches of ``in_channels`` channels on one device.
 
     Args:
         s_feature: the student's map, expected as (B, C, H, W).
         t_feature: the teacher's map, expected as (B, C, any H, any W).
-        in_channels: C.
+        in_channels: expected number of channels, C.
 
     Raises:
         TypeError: if a map is not a floating point tensor.
@@ -87,7 +87,7 @@ def check_maps(s_feature: Tensor, t_feature: Tensor, in_channels: int) -> None:
 
 
 def _connector(s_channels: int, t_channels: int, link: str) -> str:
-    """What to add where the student's channels are not the teacher's; nothing where they are."""
+    """Returns the advice to add a connector if the channels differ, else an empty text."""
     if s_channels == t_channels:
         return ""
     return (
@@ -97,12 +97,12 @@ def _connector(s_channels: int, t_channels: int, link: str) -> str:
 
 
 def check_equal_sizes(s_feature: Tensor, t_feature: Tensor, remedy: str = "") -> None:
-    """Refuses maps of different height or width.
+    """Checks that two maps have the same height and width.
 
     Args:
         s_feature: the student's map, (B, C, H, W).
         t_feature: the teacher's map, expected to have the same H x W.
-        remedy: what else can be done about it, beside picking other levels.
+        remedy: advice that the error adds to picking other levels. Defaults to none.
 
     Raises:
         ValueError: if they differ.

@@ -1,4 +1,4 @@
-"""Plain feature mimicking: what is left of CanKD without its block (paper, table 6)."""
+"""Plain feature mimicking: CanKD without its block (CanKD, table 6)."""
 
 from __future__ import annotations
 

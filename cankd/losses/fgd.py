@@ -12,14 +12,14 @@ from cankd.losses.checks import check_equal_sizes, check_maps, check_positive_in
 
 
 def attention(feature: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Where and in which channels a map is strong (FGD, section 3.1).
+    """Computes the attention of a map over positions and over channels (FGD, section 3.1).
 
     Args:
-        feature: (B, C, H, W).
-        temperature: divides the mean magnitudes before the softmax.
+        feature: map, (B, C, H, W).
+        temperature: divisor of the mean magnitudes before the softmax.
 
     Returns:
-        Over positions (B, H, W), of sum H W, and over channels (B, C), of sum C.
+        Attention over positions, (B, H, W), which sums to H W, and over channels, (B, C), which sums to C.
     """
     magnitude = feature.abs()
     per_position, per_channel = magnitude.mean(1), magnitude.mean((2, 3))
@@ -28,18 +28,19 @@ def attention(feature: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 
 def foreground_mask(boxes: Tensor, frame: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """The share of its box that each cell of a map has (FGD, section 3.1).
+    """Computes the foreground mask of an image (FGD, section 3.1).
 
     Left and top edges are rounded down to cells, right and bottom edges up, and both ends belong
-    to the box. Its cells get 1 / (height * width in cells); where boxes overlap, the largest value.
+    to the box. Each cell of a box gets 1 / (height * width of the box in cells); where boxes overlap,
+    the largest value counts.
 
     Args:
-        boxes: left, top, right, bottom in pixels, (N, 4); N may be 0.
+        boxes: left, top, right, bottom of each box in pixels, (N, 4); N may be 0.
         frame: height and width in pixels that the map covers.
         size: height and width of the map.
 
     Returns:
-        (H, W), 0 where there is no box, of the boxes' type.
+        The mask, (H, W), 0 where there is no box, of the boxes' type.
     """
     (height, width), (frame_height, frame_width) = size, frame
     if not len(boxes):
@@ -100,11 +101,11 @@ class FGDLoss(nn.Module):
 
     Args:
         in_channels: C, channels of both maps.
-        temperature: of the attention, tau. Defaults to 0.5.
-        foreground_weight: alpha. Defaults to 1e-3, as published for RetinaNet and GFL.
-        background_weight: beta. Defaults to 5e-4.
-        attention_weight: gamma. Defaults to 5e-4.
-        global_weight: lambda. Defaults to 5e-6.
+        temperature: temperature of the attention, tau. Defaults to 0.5.
+        foreground_weight: weight of the foreground, alpha. Defaults to 1e-3, as published for RetinaNet and GFL.
+        background_weight: weight of the background, beta. Defaults to 5e-4.
+        attention_weight: weight of the attention, gamma. Defaults to 5e-4.
+        global_weight: weight of the global context, lambda. Defaults to 5e-6.
 
     Raises:
         ValueError: for sizes that are not positive.
