@@ -21,7 +21,7 @@ from cankd.openmmlab.compat import CLASSIFICATION
 from cankd.openmmlab.engine.runner import Runner
 from tests.configs.test_own_recipes import ACAMKD, CROSSKD, SEGMENTATION
 from tests.conftest import ROOT, run_python
-from tests.openmmlab.engine.test_training import _options, _records
+from tests.demo import options_for, records_of
 from tests.train_leaf import overlay
 
 DISTILL = ROOT / "configs" / "distill"
@@ -266,7 +266,7 @@ def test_a_leaf_trains(leaf, data):
 def test_the_command_trains_validates_and_saves(pair, method, loss, data, tmp_path):
     command = ["-m", "tests.train_leaf", _path(pair, method), data, 128, tmp_path / "run", data / "teachers"]
     done = run_python(*command, OMP_NUM_THREADS="1")
-    records = _records(tmp_path / "run")
+    records = records_of(tmp_path / "run")
     assert len(records) == 2 and "Epoch(val)" in done.stdout
     assert loss in records[1]["losses"] and f"{loss}: " in done.stdout
     assert ("Inherited from the teacher" in done.stdout) == ("dagger" in method)
@@ -282,7 +282,7 @@ def test_the_example_of_a_method_of_one_s_own_trains(mini_data, tmp_path):
         lines += len([line for line in example.group(1).splitlines() if line.strip()])
         (tmp_path / name).write_text(example.group(1).replace('"configs/', f'"{ROOT}/configs/'))
     assert lines <= 20
-    options = _options(mini_data, ROOT / "configs/demo/quickstart_teacher.pth", 2)
+    options = options_for(mini_data, ROOT / "configs/demo/quickstart_teacher.pth", 2)
     command = ["tools/train.py", tmp_path / "my_config.py", "--work-dir", tmp_path / "run"]
     run_python(*command, *options, PYTHONPATH=f"{tmp_path}:{ROOT}")
     scalars = next((tmp_path / "run").glob("*/vis_data/scalars.json")).read_text().splitlines()

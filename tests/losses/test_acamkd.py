@@ -11,7 +11,7 @@ from cankd import functional
 from cankd.losses import ACAMKDLoss
 from cankd.losses.acamkd import overlap_ratio, pairwise_dice
 from tests.conftest import enliven, relative_error
-from tests.losses.test_cankd_cost import P3, memory_in_own_process
+from tests.losses.memory import P3, memory_in_own_process
 
 VARIANTS = [
     {},

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from functools import partial
-from typing import Any, Sequence
-
 import pytest
 import torch
 import torch._dynamo
@@ -14,8 +10,8 @@ from mmengine.utils import digit_version
 from cankd.functional import _BOUNDED_ATTENTION
 from cankd.losses import NLKDINLoss
 from cankd.losses.cankd import AFFINITIES
-from cankd.openmmlab.analysis.benchmark import in_own_process, peak_extra_bytes
 from tests.conftest import enliven, relative_error
+from tests.losses.memory import P2, P3, memory_in_own_process
 
 # Older releases compile it in pieces.
 WHOLE_GRAPH = digit_version(torch.__version__) >= digit_version("2.4.0")
@@ -49,33 +45,6 @@ def test_second_derivatives(affinity):
     except RuntimeError as error:
         # torch's own attention says so itself.
         assert "gaussian" in affinity and "is not implemented" in str(error)
-
-
-def extra_memory(label: str, shape: Sequence[int], kind: type, **arguments: Any) -> int:
-    """Bytes that one pass of a loss over two maps of a shape needs beside them, for :func:`in_own_process`."""
-    torch.set_num_threads(1)
-    loss = kind(shape[1], **arguments)
-    x, y = torch.randn(*shape, requires_grad=True), torch.randn(*shape)
-
-    def step(x: torch.Tensor, y: torch.Tensor) -> None:
-        value = loss(x, y)
-        parts = list(value.values()) if isinstance(value, dict) else [value]
-        torch.stack(parts).sum().backward()
-
-    step(x[:1, :, :8, :8], y[:1, :, :8, :8])  # loads the code
-    x.grad = None
-    return peak_extra_bytes(lambda: step(x, y), "cpu")
-
-
-def memory_in_own_process(label: str, shape: Sequence[int], kind: type, **arguments: Any) -> int:
-    """Like :func:`extra_memory`, in a process of its own, and surely more than the student's gradient."""
-    extra = in_own_process(partial(extra_memory, shape=shape, kind=kind, **arguments), label)
-    assert extra > 4 * math.prod(shape), f"{label}: {extra} bytes are too few to be a measurement"
-    return extra
-
-
-# Two images of 800 x 1333.
-P2, P3 = (2, 256, 200, 336), (2, 256, 100, 168)
 
 
 @pytest.mark.slow

@@ -15,20 +15,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from cankd.openmmlab import checkpoint
 from cankd.openmmlab.checkpoint import UnsafeCheckpoint, load_checkpoint_file
-from tests.conftest import ROOT
+from tests.demo import CANKD, Code
 from tests.in_process import call_tool
-
-STUDENT, CANKD = (ROOT / f"configs/demo/quickstart_{name}.py" for name in ("student", "cankd"))
-
-
-class Code:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, witness: Path) -> None:
-        self.witness = witness
-
-    def __reduce__(self):
-        return (Path.write_text, (self.witness, "ran"))
 
 
 @pytest.fixture()

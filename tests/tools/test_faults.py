@@ -10,21 +10,9 @@ import pytest
 import torch
 
 from cankd.openmmlab.models import stock_model
-from tests.conftest import ROOT
+from tests.demo import DATA, DEMO, STUDENT, TEACHER_CKPT, Code
 from tests.faults import DOC, TESTING, TOOLS, TRAINING, Fault, document
 from tests.in_process import call_tool
-from tests.openmmlab.test_checkpoint import Code
-
-DEMO = ROOT / "configs/demo"
-STUDENT, TEACHER_CKPT = DEMO / "quickstart_student.py", DEMO / "quickstart_teacher.pth"
-DATA = """
-train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(data_root='{data}/'))
-val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root='{data}/'))
-test_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root='{data}/'))
-val_evaluator = dict(ann_file='{data}/annotations/val.json')
-test_evaluator = dict(ann_file='{data}/annotations/val.json')
-train_cfg = dict(max_iters=1, val_interval=2)
-"""
 
 
 @pytest.fixture(scope="module")

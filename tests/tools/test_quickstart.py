@@ -12,8 +12,8 @@ import torch
 
 from cankd.openmmlab.checkpoint import load_checkpoint_file
 from tests.conftest import ROOT, free_port, relative_error, run_command
+from tests.demo import options_for
 from tests.in_process import call_tool
-from tests.openmmlab.engine.test_training import _options
 
 
 @pytest.mark.slow
@@ -94,7 +94,10 @@ def test_slurm_gets_its_options_and_trains(mini_data, tmp_path):
     srun.parent.mkdir()
     srun.write_text(SRUN.format(python=sys.executable, record=str(record)))
     srun.chmod(0o755)
-    options = [*_options(mini_data, ROOT / "configs/demo/quickstart_teacher.pth", 2), "env_cfg.dist_cfg.backend=gloo"]
+    options = [
+        *options_for(mini_data, ROOT / "configs/demo/quickstart_teacher.pth", 2),
+        "env_cfg.dist_cfg.backend=gloo",
+    ]
     command = ["bash", "tools/slurm_train.sh", "short", "a-job", "configs/demo/quickstart_cankd.py", str(work_dir)]
     environment: dict[str, Any] = {
         "PATH": f"{srun.parent}:/usr/bin:/bin",

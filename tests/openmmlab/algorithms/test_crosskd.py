@@ -21,7 +21,7 @@ from cankd.openmmlab.algorithms.crosskd import ADAPTERS, align, quality_focal_lo
 from cankd.openmmlab.checkpoint import load_checkpoint_file, student_state_dict
 from cankd.openmmlab.models import stock_model
 from tests.conftest import GOLDEN, ROOT, TOLERANCE, free_port, relative_error, run_command
-from tests.openmmlab.engine.test_training import _options, _records
+from tests.demo import options_for, records_of
 
 SMALL: dict[str, Any] = dict(
     backbone=dict(depth=18, base_channels=8, init_cfg=None),
@@ -449,7 +449,7 @@ def test_two_processes_train_the_student_like_one_with_the_doubled_batch(mini_da
     annotations = tmp_path / "twins.json"
     annotations.write_text(json.dumps(_with_twins(mini_data / "annotations/train.json")))
     own = ("teacher_ckpt", "train_dataloader.batch_size", "default_hooks.checkpoint")
-    options = [option for option in _options(mini_data, Path(), 2) if not option.startswith(own)]
+    options = [option for option in options_for(mini_data, Path(), 2) if not option.startswith(own)]
     records, students = {}, {}
     for processes, batch in ((1, 4), (2, 2)):
         config = tmp_path / f"{processes}.py"
@@ -458,7 +458,7 @@ def test_two_processes_train_the_student_like_one_with_the_doubled_batch(mini_da
         work_dir = config.with_suffix("")
         command = f"bash tools/dist_train.sh {config} {processes} --work-dir {work_dir}".split()
         run_command(*command, *options, PORT=free_port(), OMP_NUM_THREADS="1")
-        records[processes] = [_records(work_dir, rank) for rank in range(processes)]
+        records[processes] = [records_of(work_dir, rank) for rank in range(processes)]
         students[processes] = student_state_dict(load_checkpoint_file(work_dir / "iter_1.pth")["state_dict"])
     (single,), ranks = records[1], records[2]
     parts = {"student": ("cls", "bbox", "centerness"), "crosskd": ("cls", "reg", "centerness")}

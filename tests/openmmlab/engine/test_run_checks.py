@@ -12,8 +12,8 @@ from torch import nn
 from cankd.openmmlab.checkpoint import load_checkpoint_file
 from cankd.openmmlab.engine.run_checks import RunChecksHook, _caller, _categories, _datasets
 from tests.conftest import free_port, run_command
+from tests.demo import DATA, DEMO, TEACHER_CKPT
 from tests.in_process import call_tool
-from tests.tools.test_faults import DATA, DEMO, TEACHER_CKPT
 
 POISON = """
 custom_imports = dict(imports=['cankd.openmmlab', 'tests.recording'])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 from pathlib import Path
@@ -13,29 +12,9 @@ import torch
 from cankd.openmmlab.checkpoint import load_checkpoint_file
 from cankd.openmmlab.models import stock_model
 from tests.conftest import ROOT, free_port, relative_error, run_command, run_python
+from tests.demo import CANKD, STUDENT, TEACHER, options_for, records_of
 
 pytestmark = pytest.mark.slow
-
-STUDENT = ROOT / "configs/demo/quickstart_student.py"
-TEACHER = ROOT / "configs/demo/quickstart_teacher.py"
-CANKD = ROOT / "configs/demo/quickstart_cankd.py"
-
-
-def _options(data: Path, teacher: Path, iterations: int = 3) -> list[str]:
-    pieces = {
-        "teacher_ckpt": teacher,
-        "train_dataloader.dataset.data_root": f"{data}/",
-        "val_dataloader.dataset.data_root": f"{data}/",
-        "test_dataloader.dataset.data_root": f"{data}/",
-        "val_evaluator.ann_file": data / "annotations/val.json",
-        "test_evaluator.ann_file": data / "annotations/val.json",
-        "train_dataloader.batch_size": 4,
-        "train_cfg.max_iters": iterations,
-        "train_cfg.val_interval": iterations,
-        "default_hooks.checkpoint.interval": iterations,
-        "default_hooks.logger.interval": 1,
-    }
-    return ["--cfg-options", *(f"{key}={value}" for key, value in pieces.items())]
 
 
 @pytest.fixture(scope="session")
@@ -59,16 +38,12 @@ def distilled(tmp_path_factory, mini_data, teacher_ckpt, run_tool) -> Path:
         "custom_imports = dict(imports=['cankd.openmmlab', 'tests.recording'])\n"
         "custom_hooks = [dict(type='RecordingHook')]\n"
     )
-    run_tool("train.py", config, "--work-dir", work_dir, *_options(mini_data, teacher_ckpt))
+    run_tool("train.py", config, "--work-dir", work_dir, *options_for(mini_data, teacher_ckpt))
     return work_dir
 
 
-def _records(work_dir: Path, rank: int = 0) -> list[dict]:
-    return [json.loads(line) for line in (work_dir / f"rank{rank}.jsonl").read_text().splitlines()]
-
-
 def test_losses_are_finite_and_gradients_reach_every_part(distilled):
-    records = _records(distilled)
+    records = records_of(distilled)
     assert len(records) == 3
     for record in records:
         assert {f"distill.loss_fpn{level}" for level in range(4)} < set(record["losses"])
@@ -98,7 +73,7 @@ def test_the_converted_student_predicts_what_the_distilled_one_did(
     model = stock_model(str(STUDENT))
     model.load_state_dict(load_checkpoint_file(student)["state_dict"], strict=True)
 
-    options = _options(mini_data, teacher_ckpt)
+    options = options_for(mini_data, teacher_ckpt)
     options = [option for option in options if not option.startswith("teacher_ckpt")]
     outputs = []
     for name, config, file, extra in (
@@ -123,7 +98,7 @@ def _predictions(file: Path) -> list[dict]:
 
 
 def test_two_processes_evaluate_like_one(distilled, mini_data, teacher_ckpt, tmp_path):
-    options = _options(mini_data, teacher_ckpt)
+    options = options_for(mini_data, teacher_ckpt)
     found = []
     for processes in (1, 2):
         out = tmp_path / f"{processes}.pkl"
@@ -139,10 +114,10 @@ def test_two_processes_evaluate_like_one(distilled, mini_data, teacher_ckpt, tmp
 def test_a_run_resumes(distilled, mini_data, teacher_ckpt, run_tool):
     config = distilled.parent / "recorded.py"
     done = run_tool(
-        "train.py", config, "--work-dir", distilled, "--resume", *_options(mini_data, teacher_ckpt, iterations=5)
+        "train.py", config, "--work-dir", distilled, "--resume", *options_for(mini_data, teacher_ckpt, iterations=5)
     )
     assert "resumed epoch: 0, iter: 3" in done.stdout
-    assert len(_records(distilled)) == 5 and (distilled / "iter_5.pth").exists()
+    assert len(records_of(distilled)) == 5 and (distilled / "iter_5.pth").exists()
 
 
 def test_converter_refuses_what_is_no_distillation_checkpoint(teacher_ckpt, run_tool, tmp_path):
@@ -196,7 +171,7 @@ def _distributed_run(
     config = work_dir.with_suffix(".py")
     config.write_text(DISTRIBUTED.format(root=ROOT, batch=batch, norm=norm, norm_eval=norm_eval))
     own = ("teacher_ckpt", "train_dataloader.batch_size")
-    options = [option for option in _options(data, Path(), iterations) if not option.startswith(own)]
+    options = [option for option in options_for(data, Path(), iterations) if not option.startswith(own)]
     arguments = ["--work-dir", str(work_dir), *options, *extra]
     if processes == 1:
         return run_python("tools/train.py", config, *arguments, OMP_NUM_THREADS="1")
@@ -210,8 +185,8 @@ def test_two_processes_equal_one_with_the_doubled_batch(mini_data, tmp_path):
     _distributed_run(two, mini_data, processes=2, batch=2)
     # The initial weights: the same run with learning rate 0.
     _distributed_run(still, mini_data, processes=1, batch=4, extra=["optim_wrapper.optimizer.lr=0.0"])
-    single = _records(one)[0]["losses"]
-    ranks = [_records(two, rank)[0]["losses"] for rank in (0, 1)]
+    single = records_of(one)[0]["losses"]
+    ranks = [records_of(two, rank)[0]["losses"] for rank in (0, 1)]
     assert ranks[0]["distill.loss_fpn0"] != ranks[1]["distill.loss_fpn0"]
     assert len([name for name in single if "loss" in name]) == 8
     for name, value in single.items():
@@ -243,7 +218,7 @@ def test_bad_configurations_give_one_clear_error(run_tool, tmp_path):
 
 
 def test_weights_of_another_model_are_not_evaluated(mini_data, teacher_ckpt, run_tool, tmp_path):
-    options = _options(mini_data, teacher_ckpt)  # a model without a teacher has no use for the first
+    options = options_for(mini_data, teacher_ckpt)  # a model without a teacher has no use for the first
     done = run_tool("test.py", STUDENT, teacher_ckpt, "--work-dir", tmp_path, *options, check=False)
     last = done.stdout.strip().splitlines()[-1]
     assert done.returncode != 0 and "teacher.pth does not fit the model of" in last and "size mismatch" in last
@@ -252,7 +227,7 @@ def test_weights_of_another_model_are_not_evaluated(mini_data, teacher_ckpt, run
 def test_pretrained_weights_that_cannot_be_fetched_are_named(mini_data, run_tool, tmp_path):
     url = "http://127.0.0.1:9/pretrained.pth"
     own = ["model.init_cfg.type=Pretrained", f"model.init_cfg.checkpoint={url}"]
-    options = [*_options(mini_data, Path()), *own]
+    options = [*options_for(mini_data, Path()), *own]
     done = run_tool("train.py", STUDENT, "--work-dir", tmp_path, *options, check=False, TORCH_HOME=str(tmp_path))
     last = done.stdout.strip().splitlines()[-1]
     assert done.returncode != 0 and f"{url} could not be fetched" in last
@@ -261,7 +236,7 @@ def test_pretrained_weights_that_cannot_be_fetched_are_named(mini_data, run_tool
 
 def test_an_unreachable_teacher_names_its_url_and_the_option(mini_data, run_tool, tmp_path):
     url = "http://127.0.0.1:9/teacher.pth"
-    options = [option.replace("teacher_ckpt=.", f"teacher_ckpt={url}") for option in _options(mini_data, Path())]
+    options = [option.replace("teacher_ckpt=.", f"teacher_ckpt={url}") for option in options_for(mini_data, Path())]
     done = run_tool("train.py", CANKD, "--work-dir", tmp_path, *options, check=False)
     last = done.stdout.strip().splitlines()[-1]
     assert done.returncode != 0 and url in last and "--cfg-options teacher_ckpt=FILE" in last
@@ -278,7 +253,7 @@ def test_a_teacher_that_must_be_trained_first_is_named(run_tool, tmp_path):
 def test_auto_scale_lr_reaches_the_runner(mini_data, teacher_ckpt, run_tool, tmp_path):
     config = tmp_path / "scaled.py"
     config.write_text(f"_base_ = ['{CANKD}']\nauto_scale_lr = dict(enable=False, base_batch_size=16)\n")
-    options = _options(mini_data, teacher_ckpt, iterations=1)
+    options = options_for(mini_data, teacher_ckpt, iterations=1)
     done = run_tool("train.py", config, "--work-dir", tmp_path, "--auto-scale-lr", *options)
     assert "Scaling the original LR by 0.25" in done.stdout
     done = run_tool("train.py", CANKD, "--work-dir", tmp_path, "--auto-scale-lr", *options, check=False)
@@ -287,6 +262,6 @@ def test_auto_scale_lr_reaches_the_runner(mini_data, teacher_ckpt, run_tool, tmp
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU --amp trains; this is about machines without one")
 def test_amp_without_a_gpu_is_refused(mini_data, teacher_ckpt, run_tool, tmp_path):
-    options = _options(mini_data, teacher_ckpt)
+    options = options_for(mini_data, teacher_ckpt)
     done = run_tool("train.py", CANKD, "--work-dir", tmp_path, "--amp", *options, check=False)
     assert done.returncode != 0 and "--amp: got a machine without a GPU" in done.stdout
