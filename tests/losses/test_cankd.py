@@ -29,20 +29,20 @@ VARIANTS = [
 
 
 def _pair(channels, dtype, **variant):
-    """Our loss and the reference with the same random weights."""
+    """Our loss and the naive one with the same random weights."""
     ours = NLKDINLoss(channels, loss_weight=3.0, **variant)
-    reference = NaiveNLKDINLoss(channels, loss_weight=3.0, **variant).double()
-    enliven(reference)
-    ours.to(dtype).block.load_state_dict(reference.state_dict())
-    reference.load_state_dict(ours.block.state_dict())  # the same rounding in both
-    return ours, reference
+    naive = NaiveNLKDINLoss(channels, loss_weight=3.0, **variant).double()
+    enliven(naive)
+    ours.to(dtype).block.load_state_dict(naive.state_dict())
+    naive.load_state_dict(ours.block.state_dict())  # the same rounding in both
+    return ours, naive
 
 
 def _maps(shape, dtype=torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(shape, dtype=torch.float64).to(dtype), torch.randn(shape, dtype=torch.float64).to(dtype)
 
 
-def _compare(ours, reference, x, y, tolerance, autocast=None, loss_scale=1):
+def _compare(ours, naive, x, y, tolerance, autocast=None, loss_scale=1):
     x = x.detach().requires_grad_()
     wide = x.detach().double().requires_grad_()
     if autocast is None:
@@ -50,13 +50,13 @@ def _compare(ours, reference, x, y, tolerance, autocast=None, loss_scale=1):
     else:
         with torch.autocast(x.device.type, dtype=autocast):
             got = ours(x, y)
-    expected = reference(wide, y.double())
+    expected = naive(wide, y.double())
     for loss in (got, expected):
         (loss * loss_scale).backward()
     assert torch.isfinite(got)
     assert relative_error(got, expected) < tolerance
     assert relative_error(x.grad, wide.grad) < tolerance
-    wanted = dict(reference.named_parameters())
+    wanted = dict(naive.named_parameters())
     # Biases before a norm have gradients that are zero in exact arithmetic, and so has everything
     # behind a softmax over one position: what is small beside the rest is compared in absolute terms.
     largest = max(part.grad.norm().item() for part in (wide, *wanted.values()))
@@ -65,28 +65,28 @@ def _compare(ours, reference, x, y, tolerance, autocast=None, loss_scale=1):
         floor = largest if name.endswith("bias") else largest * 0.1
         assert relative_error(parameter.grad, wanted[name].grad, floor) < tolerance, name
     for name, value in ours.block.named_buffers():
-        assert relative_error(value, dict(reference.named_buffers())[name]) < tolerance, name
+        assert relative_error(value, dict(naive.named_buffers())[name]) < tolerance, name
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_equals_the_reference(shape, variant):
+def test_equals_the_naive_loss(shape, variant):
     if variant.get("pool_size", 2) > min(shape[2:]):
         variant = {**variant, "pool_size": 2}
-    ours, reference = _pair(shape[1], torch.float64, **variant)
-    _compare(ours, reference, *_maps(shape), TOLERANCE[torch.float64])
+    ours, naive = _pair(shape[1], torch.float64, **variant)
+    _compare(ours, naive, *_maps(shape), TOLERANCE[torch.float64])
 
 
 @pytest.mark.parametrize("pool_size", [4, 8])
-def test_equals_the_reference_with_large_pools(pool_size):
-    ours, reference = _pair(8, torch.float64, pool_size=pool_size)
-    _compare(ours, reference, *_maps((2, 8, 17, 26)), TOLERANCE[torch.float64])
+def test_equals_the_naive_loss_with_large_pools(pool_size):
+    ours, naive = _pair(8, torch.float64, pool_size=pool_size)
+    _compare(ours, naive, *_maps((2, 8, 17, 26)), TOLERANCE[torch.float64])
 
 
 @pytest.mark.parametrize("affinity", AFFINITIES)
-def test_equals_the_reference_in_float32(affinity):
-    ours, reference = _pair(16, torch.float32, affinity=affinity)
-    _compare(ours, reference, *_maps((2, 16, 13, 21), torch.float32), TOLERANCE[torch.float32])
+def test_equals_the_naive_loss_in_float32(affinity):
+    ours, naive = _pair(16, torch.float32, affinity=affinity)
+    _compare(ours, naive, *_maps((2, 16, 13, 21), torch.float32), TOLERANCE[torch.float32])
 
 
 def _student_gradient(loss, x, y):
@@ -101,17 +101,17 @@ def test_large_means_do_not_drown_the_gradient_in_rounding(affinity, mean, const
     x, y = _maps((2, 64, 24, 24), torch.float32)
     for feature in (x, y):
         feature[:, slice(0, 1) if constant else slice(None)].mul_(not constant).add_(mean)
-    ours, reference = _pair(64, torch.float32, affinity=affinity)
-    expected = _student_gradient(reference, x.double(), y.double())
+    ours, naive = _pair(64, torch.float32, affinity=affinity)
+    expected = _student_gradient(naive, x.double(), y.double())
     assert relative_error(_student_gradient(ours, x, y), expected) < TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("affinity", ["dot_product", "embedded_gaussian", "concatenation"])
 @pytest.mark.parametrize("inputs", [torch.float32, torch.bfloat16])
 def test_bfloat16_autocast(affinity, inputs):
-    ours, reference = _pair(16, torch.float32, affinity=affinity)
+    ours, naive = _pair(16, torch.float32, affinity=affinity)
     x, y = (t.to(inputs) for t in _maps((2, 16, 13, 21), torch.float32))
-    _compare(ours, reference, x, y, TOLERANCE[torch.bfloat16], autocast=torch.bfloat16)
+    _compare(ours, naive, x, y, TOLERANCE[torch.bfloat16], autocast=torch.bfloat16)
 
 
 @pytest.mark.skipif(
@@ -122,10 +122,10 @@ def test_bfloat16_autocast(affinity, inputs):
 @pytest.mark.parametrize("affinity", AFFINITIES)
 def test_float16_autocast_does_not_overflow(affinity, bounded, monkeypatch):
     monkeypatch.setattr(functional, "_BOUNDED_ATTENTION", bounded)
-    ours, reference = _pair(16, torch.float32, affinity=affinity)
+    ours, naive = _pair(16, torch.float32, affinity=affinity)
     x, y = (t * 200 for t in _maps((2, 16, 12, 20), torch.float32))
     with torch.no_grad():
-        keys, queries = (t if affinity == "gaussian" else conv(t.double()) for t, conv in _projections(reference, x, y))
+        keys, queries = (t if affinity == "gaussian" else conv(t.double()) for t, conv in _projections(naive, x, y))
         # What makes this test: the sum over channels alone is far beyond float16's 65504.
         assert (queries.flatten(2).transpose(1, 2) @ keys.flatten(2)).abs().max() > 65504
     if "gaussian" in affinity:  # a softmax of such scores picks one position: only finiteness is defined
@@ -135,24 +135,24 @@ def test_float16_autocast_does_not_overflow(affinity, bounded, monkeypatch):
         assert torch.isfinite(loss) and x.grad is not None and torch.isfinite(x.grad).all()
     else:
         # With the loss scale of a usual AMP run, without which small gradients underflow.
-        _compare(ours, reference, x, y, TOLERANCE[torch.float16], autocast=torch.float16, loss_scale=2**10)
+        _compare(ours, naive, x, y, TOLERANCE[torch.float16], autocast=torch.float16, loss_scale=2**10)
 
 
-def _projections(reference, x, y):
-    return (y, getattr(reference, "phi", None)), (x, getattr(reference, "theta", None))
+def _projections(naive, x, y):
+    return (y, getattr(naive, "phi", None)), (x, getattr(naive, "theta", None))
 
 
 @pytest.mark.parametrize("affinity", AFFINITIES)
 @pytest.mark.parametrize("layout", ["channels_last", "strided"])
 def test_memory_layout_makes_no_difference(affinity, layout):
-    ours, reference = _pair(8, torch.float64, affinity=affinity)
+    ours, naive = _pair(8, torch.float64, affinity=affinity)
     x, y = _maps((2, 8, 10, 14))
     if layout == "channels_last":
         x, y = (t.contiguous(memory_format=torch.channels_last) for t in (x, y))
     else:
         x, y = (t.transpose(2, 3).contiguous().transpose(2, 3)[:, :, ::2] for t in (x, y))
         assert not x.is_contiguous()
-    _compare(ours, reference, x, y, TOLERANCE[torch.float64])
+    _compare(ours, naive, x, y, TOLERANCE[torch.float64])
 
 
 @pytest.mark.parametrize("affinity", AFFINITIES)
@@ -163,12 +163,12 @@ def test_gradcheck(affinity):
 
 
 def test_align_resizes_the_student():
-    plain, reference = _pair(8, torch.float64)
+    plain, naive = _pair(8, torch.float64)
     aligned = NLKDINLoss(8, loss_weight=3.0, align=True).double()
     aligned.load_state_dict(plain.state_dict())
     x, y = torch.randn(2, 8, 7, 5).double(), torch.randn(2, 8, 12, 10).double()
     resized = torch.nn.functional.interpolate(x, (12, 10), mode="bilinear", align_corners=False)
-    assert relative_error(aligned(x, y), reference(resized, y)) < TOLERANCE[torch.float64]
+    assert relative_error(aligned(x, y), naive(resized, y)) < TOLERANCE[torch.float64]
 
 
 def test_starts_as_published_with_a_block_that_adds_nothing():
