@@ -1,55 +1,6 @@
-"""Trains a distillation algorithm, or any model that mmengine's runner can train.
+"""Trains a distillation algorithm, or any model that mmengine's runner can train."""
 
-python tools/train.py CONFIG [--work-dir DIR] [--amp] [--auto-scale-lr] [--resume] [--cfg-options KEY=VALUE ...]
-"""
-
-from __future__ import annotations
-
-import argparse
-
-from mmengine.device import get_device
-
-import cankd.openmmlab  # noqa: F401  (registers everything before the configuration is read)
-from cankd.openmmlab.engine.launch import (
-    add_run_arguments,
-    check_teacher_file,
-    leave_process_group,
-    load_config,
-    run_errors,
-)
-from cankd.openmmlab.engine.runner import Runner
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train a distillation algorithm")
-    add_run_arguments(parser)
-    parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision")
-    parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in the work dir")
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    cfg = load_config(args)
-    if args.amp:
-        if get_device() == "cpu":
-            raise ValueError("--amp: got a machine without a GPU, which AmpOptimWrapper needs. Leave it out.")
-        kind = cfg.optim_wrapper.get("type", "OptimWrapper")
-        if kind not in ("OptimWrapper", "AmpOptimWrapper"):
-            raise ValueError(f"--amp: got optim_wrapper.type={kind!r}, expected OptimWrapper or AmpOptimWrapper.")
-        cfg.optim_wrapper.type = "AmpOptimWrapper"
-        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
-    if args.auto_scale_lr:
-        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
-            raise ValueError("--auto-scale-lr: the config has no auto_scale_lr.base_batch_size; add it.")
-        cfg.auto_scale_lr.enable = True
-    cfg.resume = args.resume
-    check_teacher_file(cfg)
-    Runner.from_cfg(cfg).train()
-    leave_process_group()
-
+from cankd.openmmlab.commands.train import main
 
 if __name__ == "__main__":
-    with run_errors():
-        main()
+    main()

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import pickle
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from cankd.openmmlab.analysis.complexity import MultiplyAdds
 from cankd.openmmlab.analysis.confusion import detection_confusion
 from cankd.openmmlab.analysis.curves import read_curves
 from cankd.openmmlab.analysis.robustness import GROUPS, SeededCorruption, insert_corruption, seeded, summarise
+from cankd.openmmlab.analysis.robustness_study import fingerprint
 from cankd.openmmlab.inference import in_scope, load_model, predict, read_config
 from cankd.openmmlab.models import stock_model
 from cankd.openmmlab.visualization.matrices import Matrix, draw_matrices
@@ -596,7 +596,6 @@ def test_robustness_refuses_bad_input(distilled, mini_data, tmp_path):
 
 
 def test_results_are_of_the_teachers_own_file_where_the_checkpoint_leaves_it_out(tmp_path):
-    fingerprint = runpy.run_path(str(ROOT / "tools/analysis_tools/test_robustness.py"), run_name="tool")["fingerprint"]
     run, teacher = tmp_path / "run.pth", tmp_path / "teacher.pth"
     cfg = Config(dict(model=dict(architecture={}, teacher={}, teacher_ckpt=str(teacher))))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import runpy
 
 import numpy as np
 import pytest
@@ -14,10 +13,10 @@ from matplotlib.image import imread
 
 from cankd.losses import CanBlock
 from cankd.openmmlab.analysis.benchmark import in_own_process, measure, peak_extra_bytes
+from cankd.openmmlab.analysis.benchmark_step import check
 from tests.conftest import ROOT
 from tests.in_process import call_tool
 
-TOOLS = ROOT / "tools/analysis_tools"
 CANKD = ROOT / "configs/demo/quickstart_cankd.py"
 CROSSKD = ROOT / "configs/distill/mmdet/crosskd"
 NO_RECORDERS = ["--cfg-options", "model.distiller.teacher_recorders=None"]
@@ -69,10 +68,10 @@ def test_a_wrong_loss_is_not_measured(tmp_path, monkeypatch):
 
 
 def test_the_order_that_does_not_fit_is_left_out_and_its_memory_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("cankd.openmmlab.analysis.benchmark.available_bytes", lambda device: 10**6)
+    monkeypatch.setattr("cankd.openmmlab.commands.benchmark_loss.available_bytes", lambda device: 10**6)
     rows = {"median": 1.0, "quartiles": [1, 1], "peak_extra_bytes": 10**6, "loss": 1.0, "gradients": {"x": 1.0}}
     monkeypatch.setattr(
-        "cankd.openmmlab.analysis.benchmark.in_own_process",
+        "cankd.openmmlab.commands.benchmark_loss.in_own_process",
         lambda function, *args: function(*args) if function.__name__ == "measure_rates" else dict(rows),
     )
     arguments = ["--levels", "P4", "--repeats", 1, "--threads", 1, "--device", "cpu", "--out", tmp_path]
@@ -119,7 +118,6 @@ def test_benchmark_step_compares_every_kind_of_step(run_tool, tmp_path):
 
 
 def test_steps_that_are_not_the_same_are_not_printed():
-    check = runpy.run_path(str(TOOLS / "benchmark_step.py"), run_name="benchmark_step")["check"]
     ours = {"step": "ours", "losses": {"distill.loss": 2.0}}
     check([ours, {"step": "published", "losses": {"distill.loss": 2.0001}}, {"step": "plain", "losses": {}}], False)
     check([ours, {"step": "bfloat16", "losses": {"distill.loss": 2.1}}], False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 import torch
 from mmrazor.registry import MODELS
 
-from cankd.openmmlab.analysis.export import DensePart, check_exportable, export_and_check, weights_sha256
+from cankd.openmmlab.analysis.export import DensePart, check_exportable, export_and_check, teacher_of, weights_sha256
 from cankd.openmmlab.checkpoint import load_checkpoint_file
 from cankd.openmmlab.inference import load_model, prepare, read_config
 from cankd.openmmlab.models import stock_model
@@ -91,7 +90,6 @@ def test_outputs_equal_torchs_on_several_images(distilled, mini_data, tmp_path):
 
 def test_the_teacher_is_the_one_that_the_run_had(distilled, tmp_path, monkeypatch):
     """By the name in the checkpoint, of a file or a URL, whatever the configuration's text says."""
-    teacher_of = runpy.run_path(str(ROOT / "tools/deployment/export_student.py"), run_name="tool")["teacher_of"]
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     checkpoint = load_checkpoint_file(distilled)
     weights = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith("teacher.")}

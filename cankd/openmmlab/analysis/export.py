@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import inspect
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
@@ -14,11 +15,17 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+import torch.nn.functional as F
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS
 from torch import Tensor, nn
 
+from cankd.openmmlab.checkpoint import load_checkpoint_file, local_file
 from cankd.openmmlab.compat import quiet_imports
-from cankd.utils.files import whole
+from cankd.openmmlab.inference import in_scope, part_state_dict, prepare
+from cankd.utils.files import sha256, whole
 
 # Largest difference to torch, relative to the largest value of an output: both compute in float32.
 TOLERANCE = 1e-4
@@ -241,3 +248,42 @@ def _differences(part: DensePart, images: Sequence[Tensor], file: Path, names: S
             difference = np.abs(got - want.numpy()).max() / max(want.abs().max().item(), 1e-6)
             errors[name] = max(errors[name], float(difference))
     return errors
+
+
+def first_images(cfg: Config, count: int = 4) -> list[str]:
+    """Files of the configuration's test data."""
+    try:
+        with in_scope(cfg), quiet_imports():
+            dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        return [dataset.get_data_info(index)["img_path"] for index in range(min(count, len(dataset)))]
+    except (AttributeError, OSError) as error:
+        raise ValueError(f"--images: the config's test data cannot be read ({error}). Name image files.") from error
+
+
+def inputs_of(
+    model: BaseModel, cfg: Config, images: list[Path], shape: list[int] | None, dynamic: bool
+) -> list[Tensor]:
+    """Normalised images (1, 3, H, W) from the config's test pipeline, of one size unless it is dynamic."""
+    inputs: list[Tensor] = []
+    for image in images:
+        pixels = model.data_preprocessor(prepare(cfg, image), False)["inputs"]
+        size = tuple(shape) if shape else None if dynamic or not inputs else inputs[0].shape[2:]
+        inputs.append(pixels if size is None else F.interpolate(pixels, size, mode="bilinear", align_corners=False))
+    return inputs
+
+
+def teacher_of(checkpoint: dict[str, Any]) -> dict[str, str | None]:
+    """Name and hashes of the teacher, as far as a checkpoint tells and its teacher's own file is there."""
+    meta = checkpoint.get("meta", {})
+    named = re.search(r"teacher_ckpt\s*=\s*['\"]([^'\"]+)", str(meta.get("cfg", "")))
+    name = meta.get("teacher_ckpt") or (named.group(1) if named else None)
+    found: dict[str, str | None] = {"checkpoint": name, "checkpoint_sha256": None, "weights_sha256": None}
+    if name:
+        file = local_file(name)
+        found["checkpoint"] = name if "://" in name else file.name
+        if file.is_file():
+            found["checkpoint_sha256"] = sha256(file)
+            found["weights_sha256"] = weights_sha256(load_checkpoint_file(file)["state_dict"])
+    if any(key.startswith("teacher.") for key in checkpoint["state_dict"]):
+        found["weights_sha256"] = weights_sha256(part_state_dict(checkpoint["state_dict"], "teacher"))
+    return found

@@ -1,26 +1,37 @@
-"""What the command lines of the visualization tools share."""
+"""Arguments that several commands share, and what becomes of them."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import warnings
 from pathlib import Path
-from typing import Any, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
-from mmengine.config import Config
-from mmengine.logging import MMLogger
+from mmengine.config import Config, DictAction
 from mmengine.model import BaseModel
 from torch import nn
 
 from cankd.openmmlab.checkpoint import add_trust_argument
 from cankd.openmmlab.compat import module_of
-from cankd.openmmlab.engine.config_checks import KeyValues
 from cankd.openmmlab.inference import load_distiller, load_model, read_config, repo_of
 from cankd.openmmlab.visualization.features import CHANNEL_REDUCTIONS, FeatureRecorder
-from cankd.utils.command_line import at_least, one_line_errors
+from cankd.utils.command_line import at_least
 
 DEFAULT_OUT = "work_dirs/visualizations"
+
+
+class KeyValues(DictAction):
+    """mmengine's action for ``key=value`` arguments, with a clear error for one that is none."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Takes the arguments.
+
+        Raises:
+            argparse.ArgumentError: for an argument without ``=``.
+        """
+        for value in values:
+            if "=" not in value:
+                raise argparse.ArgumentError(self, f"got {value}, expected key=value.")
+        super().__call__(parser, namespace, values, option_string)
 
 
 class LoadedModel(NamedTuple):
@@ -171,12 +182,3 @@ def picture_path(out: Path, pictures: int, *names: str) -> Path:
     if not out.suffix:
         return out / f"{name}.png"
     return out if pictures == 1 else out.with_name(f"{out.stem}_{name}{out.suffix}")
-
-
-@contextlib.contextmanager
-def tool_errors() -> Iterator[None]:
-    """:func:`~cankd.utils.command_line.one_line_errors` around a tool whose libraries are to be quiet."""
-    warnings.filterwarnings("ignore", category=UserWarning)
-    MMLogger.get_current_instance().setLevel("WARNING")
-    with one_line_errors():
-        yield

@@ -2,9 +2,9 @@
 
 from cankd.openmmlab.compat import patches
 from cankd.openmmlab.compat.patches import quiet_imports
-from cankd.openmmlab.compat.versions import CLASSIFICATION, check_installed, module_of
+from cankd.openmmlab.compat.versions import CLASSIFICATION, check_installed, configs_folder, module_of
 
-__all__ = ["CLASSIFICATION", "module_of", "prepare", "quiet_imports"]
+__all__ = ["CLASSIFICATION", "configs_folder", "module_of", "prepare", "quiet_imports"]
 
 
 def prepare() -> None:

@@ -1,8 +1,11 @@
-"""The libraries that cankd extends: which must be there, and under which name."""
+"""The libraries that cankd extends: which must be there, and under which name; where its own configurations lie."""
 
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
+
+import cankd
 
 _NEEDED = ("torch", "mmengine", "mmcv", "mmdet", "mmseg", "mmrazor")
 
@@ -37,3 +40,10 @@ def check_installed() -> None:
             "(the originals, Python 3.8 to 3.11) list tested versions to install by hand, torch first, then "
             "the rest with `pip install --no-deps --no-build-isolation -r FILE`."
         )
+
+
+def configs_folder() -> Path:
+    """Returns the folder of cankd's configurations: as a wheel ships them, else the checkout's ``configs``."""
+    package = Path(cankd.__file__).parent
+    shipped = package / ".mim" / "configs"
+    return shipped if shipped.is_dir() else package.parent / "configs"

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import inspect
 import logging
 from typing import Any, Iterable, Mapping
 
 import mmengine.runner
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import OPTIMIZERS
-
-
-class KeyValues(DictAction):
-    """mmengine's action for ``key=value`` arguments, with a clear error for one that is none."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        """Takes the arguments.
-
-        Raises:
-            argparse.ArgumentError: for an argument without ``=``.
-        """
-        for value in values:
-            if "=" not in value:
-                raise argparse.ArgumentError(self, f"got {value}, expected key=value.")
-        super().__call__(parser, namespace, values, option_string)
-
 
 # What mmengine's runner, mmrazor's tools and this package read at the top level of a configuration.
 TOP_LEVEL_KEYS = {

@@ -230,7 +230,7 @@ def test_a_killed_quickstart_leaves_nothing_running(tmp_path):
     process = subprocess.Popen([*command, *sizes], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     logs = [tmp_path / "out" / name / "console.log" for name in ("student", "cankd")]
     _wait(lambda: all(log.is_file() and "Iter(train)" in log.read_text() for log in logs), 300)
-    assert len(_running(tmp_path)) == 5  # two launchers with a worker each
+    assert len(_running(tmp_path)) == 3  # the quickstart and its two trainings
     process.kill()
     process.wait()
     _wait(lambda: not _running(tmp_path), 10)

@@ -10,7 +10,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cankd.openmmlab.analysis.benchmark import in_own_process
-from cankd.openmmlab.engine.launch import leave_process_group
+from cankd.openmmlab.commands.running import leave_process_group
 from tests.conftest import free_port, run_command
 
 

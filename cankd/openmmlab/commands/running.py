@@ -1,4 +1,4 @@
-"""What the command line tools share: arguments and configuration."""
+"""What the commands share that run a configuration, and how commands end."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
 from typing import Iterator
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from torch import distributed
 
 from cankd.openmmlab.checkpoint import add_trust_argument, local_file
+from cankd.openmmlab.commands.arguments import KeyValues
 from cankd.openmmlab.engine.config_checks import (
-    KeyValues,
     check_distiller,
     check_optimizer,
     check_options,
@@ -37,7 +39,7 @@ LAUNCHERS = {
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that ``train.py`` and ``test.py`` have in common, as mmrazor's tools have them."""
+    """Adds the arguments that training and testing have in common, as mmrazor's tools have them."""
     parser.add_argument("config", help="configuration file")
     parser.add_argument("--work-dir", help="folder for logs, checkpoints and metrics")
     parser.add_argument(
@@ -105,13 +107,25 @@ def check_teacher_file(cfg: Config) -> None:
 
 
 @contextlib.contextmanager
-def run_errors() -> Iterator[None]:
-    """Ends a run that fails with one line; its traceback is shown if the command line has ``--debug``.
+def tool_errors() -> Iterator[None]:
+    """:func:`~cankd.utils.command_line.one_line_errors` around a tool whose libraries are to be quiet."""
+    warnings.filterwarnings("ignore", category=UserWarning)
+    MMLogger.get_current_instance().setLevel("WARNING")
+    with one_line_errors():
+        yield
+
+
+@contextlib.contextmanager
+def run_errors(debug: bool = False) -> Iterator[None]:
+    """Ends a run that fails with one line.
+
+    Args:
+        debug: whether errors are left alone, so that Python shows their tracebacks. Defaults to no.
 
     Raises:
         SystemExit: in place of any other error, with its message.
     """
-    if "--debug" in sys.argv:
+    if debug:
         yield
         return
     try:

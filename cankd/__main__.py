@@ -1,0 +1,71 @@
+"""The command ``cankd``: ``cankd --help`` lists what it can do, ``cankd COMMAND --help`` what a command takes."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from typing import Sequence
+
+from cankd.utils.command_line import one_line_errors
+
+# Name -> module in cankd.openmmlab.commands, its function, what it does. The modules are imported when they are
+# called, as the OpenMMLab libraries take seconds to import.
+COMMANDS = {
+    "train": ("train", "main", "train a distillation, or any model"),
+    "test": ("test", "main", "evaluate a student out of a distillation, or any model"),
+    "convert": ("convert_checkpoint", "main", "cut the student out of a distillation checkpoint"),
+    "shrink": ("convert_checkpoint", "shrink", "keep a checkpoint's weights alone, in half precision"),
+    "export": ("export_student", "main", "export a student as ONNX, checked against torch"),
+    "quickstart": ("quickstart", "main", "distil a small detector on the spot and show what it gained"),
+    "list-modules": ("list_modules", "main", "list the modules that a distiller can record, with their shapes"),
+    "show-features": ("show_features", "main", "draw the feature maps of models"),
+    "show-difference": ("show_features", "difference", "draw where the feature maps of two models differ"),
+    "show-attention": ("show_attention", "main", "draw which teacher positions a student position attends to"),
+    "show-grad-cam": ("show_grad_cam", "main", "draw the Grad-CAM of classifiers"),
+    "show-predictions": ("show_predictions", "main", "draw what models predict, beside the ground truth"),
+    "robustness": ("robustness", "main", "measure robustness against image corruptions"),
+    "confusion-matrix": ("confusion_matrix", "main", "draw what was taken for what"),
+    "curves": ("plot_curves", "main", "draw accuracy and losses of several runs over time"),
+    "complexity": ("complexity", "main", "count parameters and multiply-adds of losses or models"),
+    "benchmark-loss": ("benchmark_loss", "main", "measure time and memory of CanKD's loss"),
+    "benchmark-step": ("benchmark_step", "main", "measure what a distillation step costs"),
+    "make-mini": ("make_mini", "main", "write a few generated images in the layout of a real data set"),
+    "make-quickstart-data": ("make_quickstart_data", "main", "generate the quickstart's data"),
+    "make-gallery-data": ("make_gallery_data", "main", "generate small segmentation and classification data"),
+}
+
+
+def help_text() -> str:
+    """The list of all commands."""
+    lines = [f"  {name:22}{description}" for name, (_, _, description) in COMMANDS.items()]
+    return "\n".join(["usage: cankd COMMAND ...", "", *lines, "", "cankd COMMAND --help shows what a command takes."])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command.
+
+    Args:
+        argv: the name of the command and its arguments. Defaults to the command line's.
+
+    Raises:
+        SystemExit: with status 2 if there is no such command.
+    """
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        sys.stdout.write(help_text() + "\n")
+        return
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=3, cutoff=0.5)
+        expected = f"one like {', '.join(near)}" if near else "one that `cankd --help` lists"
+        sys.stderr.write(f"cankd: got the command {name!r}, expected {expected}.\n")
+        sys.exit(2)
+    module, function, _ = COMMANDS[name]
+    sys.argv[:] = [f"cankd {name}", *arguments]  # what usage texts and reports name
+    with one_line_errors():  # of a missing library, too
+        run = getattr(importlib.import_module(f"cankd.openmmlab.commands.{module}"), function)
+    run(arguments)
+
+
+if __name__ == "__main__":
+    main()

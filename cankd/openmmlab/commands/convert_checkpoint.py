@@ -1,0 +1,71 @@
+"""Makes smaller checkpoints: the student of a distillation alone, or the weights alone in half precision."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, Sequence
+
+import torch
+from torch import Tensor
+
+from cankd.openmmlab.checkpoint import add_trust_argument, load_checkpoint_file, save_whole, student_state_dict
+from cankd.utils.command_line import one_line_errors
+
+
+@one_line_errors()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Cuts the student out of a distillation checkpoint.
+
+    python tools/model_converters/convert_kd_ckpt_to_student.py CHECKPOINT [--out-path DIR] [--inplace]
+
+    Writes <name>_student.pth beside the checkpoint, or in DIR; it loads into the student's own
+    configuration, without this package.
+    """
+    parser = argparse.ArgumentParser(description="Cut the student out of a distillation checkpoint")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint of a distillation run")
+    parser.add_argument("--out-path", type=Path, help="folder to write to; the checkpoint's own by default")
+    parser.add_argument("--inplace", action="store_true", help="replace the checkpoint instead")
+    add_trust_argument(parser)
+    args = parser.parse_args(argv)
+    folder = args.out_path or args.checkpoint.parent
+    target = args.checkpoint if args.inplace else folder / f"{args.checkpoint.stem}_student.pth"
+    checkpoint = load_checkpoint_file(args.checkpoint)
+    state_dict = student_state_dict(checkpoint["state_dict"])
+    save_whole({"meta": checkpoint.get("meta", {}), "state_dict": state_dict}, target)
+    print(f"Wrote {len(state_dict)} of {len(checkpoint['state_dict'])} tensors to {target}")
+
+
+@one_line_errors()
+def shrink(argv: Sequence[str] | None = None) -> None:
+    """Writes a checkpoint's weights alone, in half precision, to ship a small teacher.
+
+    A tensor with a value beyond half precision's range stays as it is and is named.
+
+    python tools/model_converters/shrink_ckpt.py CHECKPOINT OUT
+    """
+    parser = argparse.ArgumentParser(description="Keep a checkpoint's weights, in half precision")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("out", type=Path)
+    add_trust_argument(parser)
+    args = parser.parse_args(argv)
+    state_dict = load_checkpoint_file(args.checkpoint)["state_dict"]
+    halves = {name: halved(value) for name, value in state_dict.items()}
+    save_whole({"meta": {}, "state_dict": halves}, args.out)
+    kept = [name for name, value in halves.items() if is_wide(value)]
+    if kept:
+        print(f"Not halved, because of values beyond {torch.finfo(torch.half).max:.0f}: {', '.join(kept)}")
+    print(f"Wrote {len(halves)} tensors, {args.out.stat().st_size / 1e6:.1f} MB, to {args.out}")
+
+
+def is_wide(value: Any) -> bool:
+    """Whether a value is a tensor that can be halved."""
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.half
+
+
+def halved(value: Any) -> Any:
+    """A tensor in half precision, unless a finite value would become infinite; anything else as it is."""
+    if not is_wide(value):
+        return value
+    half = value.half()
+    return half if bool((half.isfinite() | ~value.isfinite()).all()) else value

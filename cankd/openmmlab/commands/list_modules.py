@@ -1,0 +1,128 @@
+"""Lists the modules that a recorder can name, with the shape of what each puts out.
+
+python tools/list_modules.py CONFIG [--input-shape H W] [--depth N] [--cfg-options KEY=VALUE ...]
+
+Of a distillation's configuration student and teacher stand side by side, with whether a loss can compare
+their maps. A module that runs several times has a line for each record_idx, one that puts out several maps
+for each data_idx. `-` stands for a module that does not run when the model predicts, such as a loss, or a
+head that only training uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Dict, Sequence, Tuple
+
+from cankd.openmmlab.commands.arguments import KeyValues
+from cankd.openmmlab.commands.running import tool_errors
+from cankd.openmmlab.inference import ROLES, build_model, is_distillation_config, noise_batch, read_config, repo_of
+from cankd.openmmlab.visualization.features import OutputIndex, module_shapes
+from cankd.utils.command_line import at_least
+
+Shape = Tuple[int, ...]
+SAME_SIZE = ("fits", "connector")
+Outputs = Dict[Tuple[str, OutputIndex], Shape]
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="configuration of a distillation or of one model")
+    parser.add_argument(
+        "--input-shape",
+        nargs=2,
+        type=at_least(1),
+        metavar=("H", "W"),
+        help="of the image; 512 512 by default, 224 224 for classifiers",
+    )
+    parser.add_argument("--depth", type=at_least(1), help="how deep names go: 2 for backbone.layer1; default all")
+    parser.add_argument("--cfg-options", nargs="+", action=KeyValues, default={}, help="overrides, key=value")
+    return parser.parse_args(argv)
+
+
+def outputs_of(shapes: Dict[str, Dict[OutputIndex, Shape]], depth: int | None) -> Outputs:
+    """(module, index) -> shape, down to a depth of names; a module without outputs has an empty index and shape."""
+    found: Outputs = {}
+    for name, outputs in shapes.items():
+        if depth is None or name.count(".") < depth:
+            found.update({(name, index): shape for index, shape in (outputs or {(): ()}).items()})
+    return found
+
+
+def label(name: str, index: OutputIndex, outputs: Outputs) -> str:
+    """The name, with those indices that a mapping needs."""
+    parts = [name]
+    if any(other == name and place[:1] > (0,) for other, place in outputs):
+        parts += [f"record_idx={i}" for i in index[:1]]
+    parts += [f"data_idx={i}" for i in index[1:2]]
+    return " ".join(parts) + "".join(f"[{i}]" for i in index[2:])
+
+
+def match(student: Shape | None, teacher: Shape | None) -> str:
+    """Whether a loss can compare two outputs, in a few words."""
+    if not student or not teacher:
+        return ""
+    if student == teacher:
+        return "fits"
+    if len(student) == len(teacher) == 4:
+        if student[2:] == teacher[2:]:
+            return "connector"
+        return "align" if student[1] == teacher[1] else "connector, align"
+    return "differs"
+
+
+def text(shape: Shape | None) -> str:
+    return "" if shape is None else " x ".join(map(str, shape)) or "-"
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    for row in [header, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+@tool_errors()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    cfg = read_config(args.config, args.cfg_options)
+    side = 512 if repo_of(cfg) in ("mmdet", "mmseg") else 224
+    batch = noise_batch(cfg, args.input_shape or (side, side))
+    roles = ROLES if is_distillation_config(cfg) else ROLES[:1]
+    models = {role: build_model(cfg, role) for role in roles}
+    # A distillation gives the student's normalised images to both.
+    data = models["student"].data_preprocessor(batch, False)
+    found = {role: outputs_of(module_shapes(model, data), args.depth) for role, model in models.items()}
+    print(f"Network input: {text(tuple(data['inputs'].shape))}")
+    if len(roles) == 1:
+        outputs = found["student"]
+        print_table(["module", "output"], [[label(*key, outputs), text(shape)] for key, shape in outputs.items()])
+        return
+    everything = {**found["student"], **found["teacher"]}
+    rows = []
+    for key in everything:
+        shapes = [found[role].get(key) for role in ROLES]
+        rows.append([label(*key, everything), *map(text, shapes), match(*shapes)])
+    print_table(["module", "student", "teacher", "match"], rows)
+    print(
+        "\nfits: equal shapes. connector: other channels, add one to the student's side. align: another height and "
+        "width, set align=True in the loss."
+    )
+    print_partners(found["student"], found["teacher"])
+
+
+def print_partners(student: Outputs, teacher: Outputs) -> None:
+    """Prints where the student's stages find their height and width if the module of their own name differs."""
+    rows = []
+    for (name, index), shape in student.items():
+        if name.count(".") > 1 or len(shape) != 4 or match(shape, teacher.get((name, index))) in SAME_SIZE:
+            continue
+        partners = [
+            f"{label(other, place, teacher)} ({how})"
+            for (other, place), theirs in teacher.items()
+            for how in [match(shape, theirs)]
+            if other.split(".")[0] == name.split(".")[0] and other.count(".") <= 1 and how in SAME_SIZE
+        ]
+        if partners:
+            rows.append([label(name, index, student), text(shape), ", ".join(partners)])
+    if rows:
+        print("\nOther modules of the teacher with equal height and width:")
+        print_table(["student", "output", "teacher"], rows)
