@@ -47,11 +47,11 @@ def quickstart_output() -> str:
     return "\n".join(["```text", *lines[:4], "...", *lines[-7:], "```"])
 
 
-def paper_table(models: list[dict], link: str) -> str:
+def paper_table(models: list[dict]) -> str:
     header = ["table", "row", "metric", "teacher", "student", "with CanKD, *paper*", "*measured here*"]
     rows = []
     for model in models:
-        name = f"[{model['row']}]({link}{model['config']})"
+        name = f"[{model['row']}](../configs/{model['config']})"
         measured = figure(model["measured"], "*not run*")
         rows.append(
             [model["table"], name, model["metric"], *(figure(model[key]) for key in ("teacher", "student", "paper"))]
@@ -114,13 +114,13 @@ def main() -> None:
     cankd = [model for model in models if "method" not in model]
     benchmarks = {f"{name} benchmark": benchmark_table(name) for name in ("loss", "step")}
     tables = {
-        "README.md": {
-            "quickstart output": quickstart_output(),
-            "quickstart table": quickstart_table(),
-            "paper table": paper_table([model for model in cankd if model["table"] != "-"], "configs/"),
-            **benchmarks,
-        },
+        "README.md": {"quickstart table": quickstart_table()},
         "configs/README.md": {"published table": published_table(cankd)},
+        "docs/results.md": {
+            "quickstart table": quickstart_table(),
+            "quickstart output": quickstart_output(),
+            "paper table": paper_table([model for model in cankd if model["table"] != "-"]),
+        },
         "docs/methods.md": {
             "methods table": methods_table(models, "CanKD's"),
             "recipes table": methods_table(models, "own"),

@@ -275,9 +275,9 @@ def test_the_command_trains_validates_and_saves(pair, method, loss, data, tmp_pa
 
 @pytest.mark.slow
 def test_the_example_of_a_method_of_one_s_own_trains(mini_data, tmp_path):
-    readme, lines = (ROOT / "README.md").read_text(encoding="utf-8"), 0
+    page, lines = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8"), 0
     for name in ("my_method.py", "my_config.py"):
-        example = re.search(rf"<!-- {name} -->\n```python\n(.*?)```\n<!-- end of {name} -->", readme, re.S)
+        example = re.search(rf"<!-- {name} -->\n```python\n(.*?)```\n<!-- end of {name} -->", page, re.S)
         assert example
         lines += len([line for line in example.group(1).splitlines() if line.strip()])
         (tmp_path / name).write_text(example.group(1).replace('"configs/', f'"{ROOT}/configs/'))
