@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
+
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
 ROLE = re.compile(r":(?:class|func|mod|meth):(?=<code>|`)")
@@ -32,7 +34,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         if docs in target.parents and target.suffix in IN_SITE:
             return match[0]
         if not target.exists():
-            raise FileNotFoundError(f"{page.file.src_path}: got a link to {match[2]}, expected an existing file.")
+            raise PluginError(f"{page.file.src_path}: got a link to {match[2]}, expected an existing file.")
         address = target.as_uri()
         if config["repo_url"]:
             kind = "tree" if target.is_dir() else "blob"

@@ -92,6 +92,7 @@ def draw_loss(ax) -> None:
 
 
 def main() -> None:
+    """Writes the picture beside this file."""
     figure, axes = plt.subplots(2, 1, figsize=(13.2, 7.4))
     for ax, draw in zip(axes, (draw_step, draw_loss)):
         ax.set(xlim=(0.1, 16.3), ylim=(0.15, 4.05), aspect="equal")

@@ -36,7 +36,7 @@ def _navigation() -> list[str]:
     class Loader(yaml.SafeLoader):
         """Reads ``!ENV NAME`` as the name."""
 
-    Loader.add_constructor("!ENV", lambda loader, node: loader.construct_scalar(node))
+    Loader.add_constructor("!ENV", lambda _, node: node.value)
     pages: list[str] = []
 
     def collect(part: object) -> None:

@@ -115,7 +115,7 @@ def loss_costs(shape: tuple[int, int, int, int]) -> dict[str, Cost]:
     """
     channels = shape[1]
     fkd = dict(in_channels=channels, mode="dot_product", sub_sample=True)
-    losses = {
+    losses: dict[str, nn.Module] = {
         "FKD": ConnectedLoss(
             dict(type="mmrazor.FBKDLoss"),
             dict(type="mmrazor.FBKDStudentConnector", **fkd),
