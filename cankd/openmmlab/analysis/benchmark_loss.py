@@ -1,4 +1,4 @@
-"""What time and memory CanKD's loss takes, forward and backward, in the paper's order and in ours."""
+"""Measures time and memory of CanKD's loss, forward and backward, in the paper's order and in linear order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEVELS = {
     "P5": (2, 256, 25, 42),
     "seg": (1, 2048, 64, 128),
 }
-# Type -> the maps' dtype, autocast, how far an implementation may be from the reference, relative.
+# Type -> the maps' dtype, autocast, largest relative difference of an implementation from the naive loss.
 DTYPES = {
     "float64": (torch.float64, False, 1e-10),
     "float32": (torch.float32, False, 1e-3),
@@ -34,8 +34,8 @@ DTYPES = {
 ODD_SHAPES = [(2, 8, 10, 14), (1, 6, 7, 9), (3, 4, 5, 3)]
 
 
-class LinearReference(NaiveNLKDINLoss):
-    """The reference with one difference: what is summed over teacher positions first is g phi^T."""
+class LinearNaiveLoss(NaiveNLKDINLoss):
+    """The naive loss in linear order: g phi^T is summed over the teacher's positions first."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         theta, phi, g = self.theta(x).flatten(2), self.pool(self.phi(y)).flatten(2), self.pool(self.g(y)).flatten(2)
@@ -45,16 +45,16 @@ class LinearReference(NaiveNLKDINLoss):
 
 
 def build(implementation: str, channels: int) -> nn.Module:
-    """A loss whose weights are random, but the same for every implementation: at its zero start the block is dead."""
+    """Builds a loss with random weights, the same for every implementation; at its zero start the block does nothing."""
     torch.manual_seed(0)
-    reference = NaiveNLKDINLoss(channels)
-    nn.init.normal_(reference.get_parameter("bn.weight"))
-    if implementation in ("paper", "linear"):
-        loss = reference if implementation == "paper" else LinearReference(channels)
-        loss.load_state_dict(reference.state_dict())
+    naive = NaiveNLKDINLoss(channels)
+    nn.init.normal_(naive.get_parameter("bn.weight"))
+    if implementation in ("naive", "linear"):
+        loss = naive if implementation == "naive" else LinearNaiveLoss(channels)
+        loss.load_state_dict(naive.state_dict())
         return loss
     ours: Any = NLKDINLoss(channels)
-    ours.block.load_state_dict(reference.state_dict())
+    ours.block.load_state_dict(naive.state_dict())
     if implementation == "compiled":
         ours = torch.compile(ours)
     return ours
@@ -96,9 +96,9 @@ def gradients(loss: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def differences(implementation: str, shape: tuple[int, ...], kind: str, device: str) -> dict[str, float]:
-    """Loss and gradients of an implementation against the reference's in float64, by name, relative."""
+    """Computes the relative differences of loss and gradients from the naive loss in float64, by name."""
     found = []
-    for name, wide in ((implementation, kind), ("paper", "float64")):
+    for name, wide in ((implementation, kind), ("naive", "float64")):
         loss = build(name, shape[1]).to(device, parameter_dtype(wide))
         x, y = (part.detach() for part in maps(shape, device, DTYPES[kind][0]))
         x = x.to(DTYPES[wide][0]).requires_grad_()
@@ -113,7 +113,7 @@ def differences(implementation: str, shape: tuple[int, ...], kind: str, device: 
 
 
 def check(implementations: list[str], kinds: list[str], device: str) -> None:
-    """Compares everything that will be measured with the reference, on small odd sizes.
+    """Compares everything that will be measured with the naive loss, on small odd sizes.
 
     Raises:
         ValueError: if something differs by more than its type's rounding.
@@ -130,7 +130,7 @@ def check(implementations: list[str], kinds: list[str], device: str) -> None:
 
 
 def check_norms(results: list[dict[str, Any]]) -> None:
-    """Compares what was measured with the reference, or with `linear` where the reference does not fit.
+    """Compares the measured losses with the naive one, or with `linear` where the naive one does not fit in memory.
 
     Raises:
         ValueError: if a loss or the norm of a gradient differs by more than its type's rounding.
@@ -244,7 +244,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         same = {r["implementation"]: r for r in rows if (r["shape"], r["dtype"]) == (row["shape"], row["dtype"])}
-        paper, extra = same.get("paper"), row.get("peak_extra_bytes")
+        naive, extra = same.get("naive"), row.get("peak_extra_bytes")
         lines.append(
             [
                 row["level"],
@@ -252,11 +252,11 @@ def table(rows: list[dict[str, Any]]) -> str:
                 row["implementation"],
                 f"{row['median'] * 1e3:.1f}",
                 " - ".join(f"{seconds * 1e3:.1f}" for seconds in row.get("quartiles", [])),
-                f"{paper['median'] / row['median']:.2f}x" if paper else "",
+                f"{naive['median'] / row['median']:.2f}x" if naive else "",
                 f"{row['median'] / same['floor']['median']:.1f}x",
                 "" if extra is None else f"{extra / 1e6:.0f}",
-                f"{extra / (paper['peak_extra_bytes'] or 1):.2f}" if paper and extra is not None else "",
+                f"{extra / (naive['peak_extra_bytes'] or 1):.2f}" if naive and extra is not None else "",
             ]
         )
-    header = ["maps", "type", "order", "ms", "quartiles", "faster than paper", "x floor", "extra MB", "of paper's"]
+    header = ["maps", "type", "order", "ms", "quartiles", "faster than naive", "x floor", "extra MB", "of naive"]
     return markdown_table(header, lines)

@@ -45,7 +45,7 @@ EXACT = 1e-3  # relative, of a loss: float32's rounding after two deep networks
 
 @MODELS.register_module()
 class PublishedCanLoss(NaiveNLKDINLoss):
-    """The reference under the argument names of a configuration."""
+    """The naive loss, registered for configurations."""
 
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:  # noqa: D102
         return super().forward(s_feature, t_feature)

@@ -1,15 +1,14 @@
-"""Measures time and memory of CanKD's loss, forward and backward, in the paper's order and in ours.
+"""Measures time and memory of CanKD's loss, forward and backward, in the paper's order and in linear order.
 
 python tools/analysis_tools/benchmark_loss.py [--levels P3 P4 | BxCxHxW ...] [--dtypes float32 bfloat16]
-    [--device cpu|cuda] [--implementations paper linear ours compiled] [--repeats N] [--out DIR]
+    [--device cpu|cuda] [--implementations naive linear ours compiled] [--repeats N] [--out DIR]
 
-`paper` is the published order of products (cankd/losses/cankd_naive.py), `linear` the same code with the
-products the other way round, `ours` NLKDINLoss, `compiled` the same under torch.compile. The floor
-is what the device needs at least, by its measured bandwidth and its measured rate of matrix products.
-Every measurement runs in a process of its own. First all implementations are compared with the
-reference, on small odd sizes value by value and on the sizes measured by the norms of loss and
-gradients; if they differ, nothing is printed. Writes
-benchmark_loss.json, benchmark_loss.md and benchmark_loss.png.
+`naive` is the plain specification in the paper's order of products (cankd/losses/cankd_naive.py), `linear`
+the same code in linear order, `ours` NLKDINLoss, and `compiled` NLKDINLoss under torch.compile. The floor is
+the least time that the device needs, by its measured bandwidth and its measured rate of matrix products.
+Every measurement runs in a process of its own. First all implementations are compared with the naive loss:
+on small odd sizes value by value, and on the measured sizes by the norms of loss and gradients. If they
+differ, nothing is printed. Writes benchmark_loss.json, benchmark_loss.md and benchmark_loss.png.
 """
 
 from __future__ import annotations
@@ -62,8 +61,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--implementations",
         nargs="+",
-        choices=["paper", "linear", "ours", "compiled"],
-        default=["paper", "linear", "ours"],
+        choices=["naive", "linear", "ours", "compiled"],
+        default=["naive", "linear", "ours"],
     )
     parser.add_argument("--repeats", type=at_least(1), default=11, help="timed passes of each measurement")
     parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads(), help="CPU threads")
@@ -83,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     def tell(what: str) -> None:
         print(f"[{time.time() - start:4.0f} s] {what}", file=sys.stderr, flush=True)
 
-    tell("comparing with the reference")
+    tell("comparing with the naive loss")
     check(args.implementations, args.dtypes, args.device)
     rows, left_out = [], []
     for kind in args.dtypes:
@@ -95,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             for implementation in args.implementations:
                 tell(f"{level} {kind} {implementation}")
                 needed = attention_bytes(shape, kind)
-                if implementation == "paper" and needed > 0.9 * available_bytes(args.device):
-                    left_out.append({**common, "implementation": "paper", "needed_bytes": needed})
+                if implementation == "naive" and needed > 0.9 * available_bytes(args.device):
+                    left_out.append({**common, "implementation": "naive", "needed_bytes": needed})
                     continue
                 label = f"{level} {kind} {implementation}"
                 result = in_own_process(measure_one, label, implementation, shape, kind, options)
