@@ -45,7 +45,7 @@ class LinearNaiveLoss(NaiveNLKDINLoss):
 
 
 def build(implementation: str, channels: int) -> nn.Module:
-    """Builds a loss with random weights, the same for every implementation; at its zero start the block does nothing."""
+    """Builds a loss with random weights, equal for all implementations; at its zero start the block does nothing."""
     torch.manual_seed(0)
     naive = NaiveNLKDINLoss(channels)
     nn.init.normal_(naive.get_parameter("bn.weight"))
