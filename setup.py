@@ -1,11 +1,34 @@
 """Packaging of cankd; everything else about the project is in README.md."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 root = Path(__file__).parent
+configs = [file for file in Path("configs").rglob("*") if file.is_file() and file.parent.name != "__pycache__"]
+
+
+class BuildWithConfigs(build_py):
+    """Ships ``configs`` as ``cankd/.mim/configs``, where mmengine and mim look for a package's configurations."""
+
+    def run(self):
+        super().run()
+        if getattr(self, "editable_mode", False):
+            return  # the checkout's own are found
+        mim = Path(self.build_lib, "cankd", ".mim")
+        shutil.rmtree(mim, ignore_errors=True)
+        for file in configs:
+            target = mim / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+        (mim / "model-index.yml").write_text("Import: []\n")
+
+    def get_source_files(self):
+        return [*super().get_source_files(), *map(str, configs)]
+
 
 setup(
     name="cankd",
@@ -16,6 +39,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.8",
     packages=find_packages(include=["cankd", "cankd.*"]),
+    cmdclass={"build_py": BuildWithConfigs},
+    entry_points={"console_scripts": ["cankd = cankd.__main__:main"]},
     # torch and the OpenMMLab libraries are found, not required: see requirements.txt.
     install_requires=["numpy>=1.21", "matplotlib>=3.5"],
     classifiers=[

@@ -13,7 +13,7 @@ LAYERS = [
     ["tools"],
     ["cankd.__main__"],
     ["cankd.openmmlab.commands"],
-    ["cankd.openmmlab.analysis", "cankd.openmmlab.visualization"],
+    ["cankd.openmmlab.analysis", "cankd.openmmlab.visualization", "cankd.openmmlab.scenes"],
     ["cankd.openmmlab.engine"],
     ["cankd.openmmlab.algorithms", "cankd.openmmlab.distillers"],
     ["cankd.openmmlab.inference", "cankd.openmmlab.scenes"],

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any, Iterator
 
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.registry import DATASETS, DefaultScope
 
-from cankd.openmmlab.compat import module_of, quiet_imports
+from cankd.openmmlab.compat import module_of, own_config, quiet_imports
 
 
 def read_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> Config:
     """Reads a configuration file.
 
     Args:
-        path: configuration file.
+        path: configuration file, or ``package::path`` of one that cankd, mmdet, mmseg or mmpretrain ships.
         cfg_options: overrides, dotted key -> value. Defaults to none. ``teacher_ckpt`` replaces a
             distillation's, wherever its configuration uses it; other models have no use for it.
 
@@ -28,13 +29,24 @@ def read_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> 
         FileNotFoundError: if there is no such file.
         ValueError: if it has no ``model``.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"config: got {path}, expected an existing file. Check the path.")
-    cfg = Config.fromfile(path)
+    cfg = _read_file(path)
     if "model" not in cfg:
         raise ValueError(f"config: {path} has no `model`. Give the configuration of a training.")
     apply_options(cfg, cfg_options or {})
     return cfg
+
+
+def _read_file(path: str | Path) -> Config:
+    """Reads a configuration file, or one that a package ships."""
+    file = own_config(path) or Path(path)
+    if file.is_file():
+        return Config.fromfile(file)
+    if "::" not in str(file):
+        raise FileNotFoundError(f"config: got {path}, expected an existing file. Check the path.")
+    try:
+        return get_config(str(path))
+    except AssertionError as error:
+        raise ValueError(f"config: got {path}. {error}") from error
 
 
 def apply_options(cfg: Config, options: dict[str, Any]) -> None:
@@ -67,7 +79,7 @@ def repo_of(cfg: Config) -> str:
     if scope in (None, "mmengine", "mmrazor"):
         model = cfg.model.get("architecture", cfg.model)
         stock = str(model.get("cfg", model.get("cfg_path", "")))
-        scope = stock.split("::")[0] if "::" in stock else "mmdet"
+        scope = stock.split("::")[0] if "::" in stock and not own_config(stock) else "mmdet"
     return module_of(scope)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Sequence
 
@@ -43,9 +45,20 @@ class LoadedModel(NamedTuple):
     checkpoint: str
 
 
-def image_parser(description: str) -> argparse.ArgumentParser:
-    """A parser that shows a tool's whole docstring and takes images first."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_parser(text: str | None) -> argparse.ArgumentParser:
+    """Returns a parser whose help is a command's whole docstring.
+
+    Args:
+        text: the docstring. Where the command runs as ``cankd NAME``, that stands for the path of its script.
+    """
+    if sys.argv[0].startswith("cankd "):
+        text = re.sub(r"python tools/\S+\.py", sys.argv[0], text or "")
+    return argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def image_parser(text: str | None) -> argparse.ArgumentParser:
+    """Returns a parser whose help is a command's whole docstring, and which takes images first."""
+    parser = command_parser(text)
     parser.add_argument("img", nargs="+", help="image files, or folders of them")
     return parser
 

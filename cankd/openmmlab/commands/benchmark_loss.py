@@ -35,6 +35,7 @@ from cankd.openmmlab.analysis.benchmark_loss import (
     measure_rates,
     table,
 )
+from cankd.openmmlab.commands.arguments import command_parser
 from cankd.utils.command_line import at_least, one_line_errors
 from cankd.utils.files import write_text
 
@@ -54,7 +55,7 @@ def shape_of(level: str) -> tuple[int, ...]:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--levels", nargs="+", type=shape_of, metavar="LEVEL", default=[LEVELS[n] for n in LEVELS])
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=["float32"])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")

@@ -26,7 +26,7 @@ import torch
 
 from cankd.openmmlab.analysis.benchmark import environment, headline, in_own_process, joined
 from cankd.openmmlab.analysis.benchmark_step import ALGORITHMS, STEPS, check, check_config, measure_one, table
-from cankd.openmmlab.commands.arguments import KeyValues
+from cankd.openmmlab.commands.arguments import KeyValues, command_parser
 from cankd.openmmlab.inference import read_config
 from cankd.utils.command_line import at_least, one_line_errors
 from cankd.utils.files import write_text
@@ -34,7 +34,7 @@ from cankd.utils.files import write_text
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     gpu = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("config", help=f"a distillation configuration, of {', '.join(ALGORITHMS)}")
     parser.add_argument("--shape", nargs=2, type=at_least(1), help="of the images; 800 1344 on a GPU, 400 672 on a CPU")
     parser.add_argument("--batch", type=at_least(1), default=2 if gpu else 1, help="images in a step")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Sequence
 
 from cankd.openmmlab.analysis.complexity import loss_costs, model_cost
+from cankd.openmmlab.commands.arguments import command_parser
 from cankd.openmmlab.inference import ROLES, is_distillation_config, read_config, repo_of
 from cankd.utils.command_line import one_line_errors
 from cankd.utils.files import write_text
@@ -31,7 +32,7 @@ IMAGES = {"mmdet": (800, 1333), "mmseg": (1024, 2048)}
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("config", nargs="?", help="count this configuration's models instead of the losses")
     parser.add_argument("--shape", nargs=4, type=int, default=PAPER_SHAPE, help="of both maps, B C H W")
     parser.add_argument(

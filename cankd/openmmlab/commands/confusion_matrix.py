@@ -19,7 +19,7 @@ from typing import Sequence
 from mmengine.registry import DATASETS
 
 from cankd.openmmlab.analysis.confusion import BACKGROUND, confusion_matrix, load_predictions, row_percentages
-from cankd.openmmlab.commands.arguments import KeyValues
+from cankd.openmmlab.commands.arguments import KeyValues, command_parser
 from cankd.openmmlab.compat import quiet_imports
 from cankd.openmmlab.inference import in_scope, read_config, test_dataset
 from cankd.openmmlab.visualization.matrices import Matrix, draw_matrices
@@ -28,7 +28,7 @@ from cankd.utils.files import write_text
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("config", help="configuration whose test data was predicted")
     parser.add_argument("predictions", help="pickle of tools/test.py --out")
     parser.add_argument("save_dir", type=Path, help="folder to write to")

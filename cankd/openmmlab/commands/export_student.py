@@ -38,7 +38,7 @@ from cankd.openmmlab.analysis.export import (
     weights_sha256,
 )
 from cankd.openmmlab.checkpoint import add_trust_argument, load_checkpoint_file
-from cankd.openmmlab.commands.arguments import KeyValues
+from cankd.openmmlab.commands.arguments import KeyValues, command_parser
 from cankd.openmmlab.inference import load_model, read_config
 from cankd.openmmlab.visualization.features import list_images
 from cankd.utils.command_line import at_least, one_line_errors
@@ -46,7 +46,7 @@ from cankd.utils.files import sha256, write_text
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("config", help="configuration of the distillation or of the student")
     parser.add_argument("checkpoint", type=Path, help="checkpoint of the distillation or of the student")
     parser.add_argument("--out", type=Path, help="file to write; the checkpoint's name with .onnx by default")

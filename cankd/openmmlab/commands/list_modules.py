@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from typing import Dict, Sequence, Tuple
 
-from cankd.openmmlab.commands.arguments import KeyValues
+from cankd.openmmlab.commands.arguments import KeyValues, command_parser
 from cankd.openmmlab.commands.running import tool_errors
 from cankd.openmmlab.inference import ROLES, build_model, is_distillation_config, noise_batch, read_config, repo_of
 from cankd.openmmlab.visualization.features import OutputIndex, module_shapes
@@ -25,7 +25,7 @@ Outputs = Dict[Tuple[str, OutputIndex], Shape]
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("config", help="configuration of a distillation or of one model")
     parser.add_argument(
         "--input-shape",

@@ -8,13 +8,13 @@ of them, in a folder for each class.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Sequence
 
 import numpy as np
 from sklearn.datasets import load_digits
 
+from cankd.openmmlab.commands.arguments import command_parser
 from cankd.openmmlab.scenes import PHOTOGRAPHS, draw_scene, load_photographs
 from cankd.openmmlab.visualization.images import write_image
 from cankd.utils.command_line import at_least, one_line_errors
@@ -24,7 +24,7 @@ MARGIN = 3  # pixels around a digit that is cut out
 
 @one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("data/gallery"), help="folder to write")
     parser.add_argument("--train", type=at_least(1), default=1500, help="training scenes")
     parser.add_argument("--val", type=at_least(1), default=100, help="validation scenes")

@@ -8,7 +8,6 @@ python tools/dataset_tools/make_mini.py --layout coco|objects365|cityscapes|imag
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 from sklearn.datasets import load_digits
 
+from cankd.openmmlab.commands.arguments import command_parser
 from cankd.openmmlab.scenes import PHOTOGRAPHS, SIZE, draw_scene, load_photographs
 from cankd.openmmlab.visualization.images import write_image
 from cankd.utils.command_line import at_least, one_line_errors
@@ -130,7 +130,7 @@ LAYOUTS: dict[str, Callable[[Path, str, int, int], None]] = {
 
 @one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--layout", choices=LAYOUTS, required=True)
     parser.add_argument("--out", type=Path, required=True, help="new or empty folder: the configs' data root")
     parser.add_argument("--train", type=at_least(1), default=8, help="training images")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Sequence
 
 from cankd.openmmlab.analysis.curves import find_scalars, read_curves, to_csv
+from cankd.openmmlab.commands.arguments import command_parser
 from cankd.openmmlab.visualization.charts import draw_chart_grid
 from cankd.utils.command_line import one_line_errors
 from cankd.utils.files import write_text
@@ -24,7 +25,7 @@ DEFAULT_KEYS = ("*bbox_mAP", "*mIoU", "*accuracy/top1", "*loss*")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("runs", nargs="+", help="work dirs or scalars.json files")
     parser.add_argument("--out", type=Path, required=True, help="PNG to write; the CSV lies beside it")
     parser.add_argument("--names", nargs="+", help="of the runs, in their order; the paths by default")

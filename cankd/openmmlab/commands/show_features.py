@@ -103,7 +103,7 @@ def difference(argv: Sequence[str] | None = None) -> None:
 
 
 def parse_features(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = arguments.image_parser(inspect.getdoc(main) or "")
+    parser = arguments.image_parser(inspect.getdoc(main))
     parser.add_argument("config", help="configuration of a distillation or of the model alone")
     parser.add_argument("vis_config", help="recorders and mappings")
     parser.add_argument("checkpoint", help="of a distillation run or of the model alone")
@@ -124,7 +124,7 @@ def parse_features(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def parse_difference(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = arguments.image_parser(inspect.getdoc(difference) or "")
+    parser = arguments.image_parser(inspect.getdoc(difference))
     for number in ("1", "2"):
         parser.add_argument(f"config{number}", help=f"configuration of model {number}, or of its distillation")
     parser.add_argument("vis_config", help="recorders and mappings of both")

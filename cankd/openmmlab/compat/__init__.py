@@ -2,9 +2,9 @@
 
 from cankd.openmmlab.compat import patches
 from cankd.openmmlab.compat.patches import quiet_imports
-from cankd.openmmlab.compat.versions import CLASSIFICATION, check_installed, configs_folder, module_of
+from cankd.openmmlab.compat.versions import CLASSIFICATION, check_installed, configs_folder, module_of, own_config
 
-__all__ = ["CLASSIFICATION", "configs_folder", "module_of", "prepare", "quiet_imports"]
+__all__ = ["CLASSIFICATION", "configs_folder", "module_of", "own_config", "prepare", "quiet_imports"]
 
 
 def prepare() -> None:
@@ -18,6 +18,7 @@ def prepare() -> None:
 
     patches.map_distribution_names()
     patches.translate_classification()
+    patches.find_own_configs()
     patches.refuse_installations()
     patches.import_mmrazor()
     safe_pickle.register_safe_globals()

@@ -14,7 +14,7 @@ import sys
 import types
 from typing import Iterator
 
-from cankd.openmmlab.compat.versions import CLASSIFICATION, module_of
+from cankd.openmmlab.compat.versions import CLASSIFICATION, module_of, own_config
 
 _QUANTIZATION = "mmrazor.structures.quantization"
 
@@ -137,6 +137,29 @@ def translate_classification() -> None:
         return path, scope and module_of(scope)
 
     Config._get_cfg_path = staticmethod(find_translated)
+
+
+def find_own_configs() -> None:
+    """Lets ``cankd::...`` as a base of a configuration name one of this package's configurations.
+
+    mmengine finds the configurations of the packages it knows, in ``.mim/configs`` of the installed package,
+    and gives what is inherited from them the scope of that name. cankd's are in a checkout's ``configs`` where it
+    is not installed from a wheel, and their types belong to mmdet, mmseg or mmpretrain. mmengine has no public hook
+    for either.
+
+    Can go when mmengine asks packages themselves where their configurations lie and which scope they have.
+    """
+    from mmengine.config import Config
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    MODULE2PACKAGE["cankd"] = "cankd"  # for mmengine.hub.get_config, too
+    find = Config._get_cfg_path
+
+    def find_own(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        own = own_config(cfg_path)
+        return (str(own), None) if own else find(cfg_path, filename)
+
+    Config._get_cfg_path = staticmethod(find_own)
 
 
 def refuse_installations() -> None:

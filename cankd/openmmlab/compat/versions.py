@@ -47,3 +47,9 @@ def configs_folder() -> Path:
     package = Path(cankd.__file__).parent
     shipped = package / ".mim" / "configs"
     return shipped if shipped.is_dir() else package.parent / "configs"
+
+
+def own_config(path: str | Path) -> Path | None:
+    """Returns the file that ``cankd::...`` stands for, or None for a path without that prefix."""
+    package, separator, name = str(path).partition("::")
+    return configs_folder() / name if separator and package == "cankd" else None

@@ -15,7 +15,7 @@ from mmengine.registry import TASK_UTILS, WEIGHT_INITIALIZERS, DefaultScope
 from mmrazor.registry import MODELS
 from torch import nn
 
-from cankd.openmmlab.compat import module_of, quiet_imports
+from cankd.openmmlab.compat import module_of, own_config, quiet_imports
 
 # In a dict of differences: replaces the stock one instead of merging. mmengine takes `_delete_` out
 # itself where a base configuration has the dict, so only the first of the two always arrives here.
@@ -123,8 +123,12 @@ def _merged(cfg: str, config: Config, differences: dict) -> dict:
 @contextlib.contextmanager
 def _read(cfg: str) -> Iterator[Config]:
     """Reads a configuration; inside, its model's registry scope holds, with the modules registered."""
-    config = get_config(cfg) if "::" in cfg else Config.fromfile(cfg)
-    package = module_of(cfg.split("::")[0]) if "::" in cfg else config.get("default_scope", "mmdet")
+    file = own_config(cfg) or cfg
+    if "::" in str(file):
+        config, package = get_config(cfg), module_of(cfg.split("::")[0])
+    else:
+        config = Config.fromfile(file)
+        package = config.get("default_scope", "mmdet")
     with quiet_imports():
         importlib.import_module(f"{package}.utils").register_all_modules(init_default_scope=False)
     with DefaultScope.overwrite_default_scope(package):
@@ -140,7 +144,7 @@ def stock_model(cfg: str, **differences: Any) -> nn.Module:
     bbox_head=dict(num_classes=3))`` means what it says.
 
     Args:
-        cfg: ``package::path`` of a configuration that mmdet, mmseg or mmpretrain ships, or the
+        cfg: ``package::path`` of a configuration that mmdet, mmseg, mmpretrain or cankd ships, or the
             path of a configuration file of your own.
         **differences: what differs in its ``model``; see :func:`merge_differences`.
 
