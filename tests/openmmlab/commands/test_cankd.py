@@ -108,4 +108,6 @@ def test_a_stock_model_is_found_by_the_packages_name():
 def test_python_m_cankd_runs_a_command(tmp_path):
     command = [sys.executable, "-m", "cankd", "train", str(tmp_path / "absent.py")]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode == 1 and done.stdout.strip().endswith("absent.py, expected an existing file. Check the path.")
+    assert done.returncode == 1 and done.stdout.strip().endswith(
+        "absent.py, expected an existing file. Check the path."
+    )
