@@ -398,33 +398,37 @@ TOOLS = [
 
 
 INTRODUCTION = """\
-# What a run refuses
+# Error messages
 
-Before its first step a run of `train.py` checks the configuration's keys and mappings, that every tensor which the
-distillation losses (or the inheriting strategy) depend on is the teacher's own, that the heads have the data's
-classes, and that `load_from` fits. It stops at the first loss that is not finite and leaves the losses, the images
-and the weights of that moment in the work dir. A checkpoint is data: one that carries code is refused. Each has a
-way out:
+Before its first step, `train.py` checks that
 
-| to | say |
+- the keys of the configuration exist, and every loss of the distiller has a mapping to recorders that exist,
+- every tensor of the teacher that the distillation losses or the inheriting strategy use was loaded from a checkpoint,
+- the heads have as many classes as the data, and `load_from` fits the model.
+
+A run stops at the first loss that is not finite, and writes the losses, the images and the weights of that step to the
+work dir. A checkpoint that contains code is not read. Each check can be switched off:
+
+| to | use |
 | --- | --- |
 | distil from a teacher that is not trained | `--cfg-options allow_untrained_teacher=True` |
-| leave out the steps whose loss is not finite | `--cfg-options default_hooks.finite_loss.skip=True` |
-| read a checkpoint that carries code, which then runs | `--trust-checkpoints` |
-| see where an error comes from | `--debug` |
+| skip the steps whose loss is not finite | `--cfg-options default_hooks.finite_loss.skip=True` |
+| read a checkpoint that contains code, and run that code | `--trust-checkpoints` |
+| see the traceback of an error | `--debug` |
 
-## Faults that were tried
+## Errors and their messages
 
-Each ends the tool with exit status 1 (2 for a wrong command line) and one line, which holds what the table says.
-`tests/tools/test_faults.py` tries all of them; this page is written by `python -m tests.faults`.
+Every error below ends the tool with exit status 1 (2 for a wrong command line). The tables show a part of the last
+line that the tool prints. `tests/tools/test_faults.py` produces each of them; this page is written by
+`python -m tests.faults`.
 """
 
 
 def document() -> str:
-    """docs/faults.md: each fault with the part of the answer that the test expects."""
+    """Returns docs/faults.md: each fault with the part of the message that the test expects."""
     lines = [INTRODUCTION.rstrip()]
     for title, faults in (("Training", TRAINING), ("Testing", TESTING), ("Other tools", TOOLS)):
-        lines += ["", f"### {title}", "", "| fault | answer |", "| --- | --- |"]
+        lines += ["", f"### {title}", "", "| cause | message |", "| --- | --- |"]
         for fault in faults:
             tool = f"{fault.arguments.split()[0].split('/')[-1]}: " if faults is TOOLS else ""
             message = fault.message.replace("{text}", "FILE").replace("|", "\\|").strip()
