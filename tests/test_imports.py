@@ -16,7 +16,7 @@ LAYERS = [
     ["cankd.openmmlab.analysis", "cankd.openmmlab.visualization", "cankd.openmmlab.scenes"],
     ["cankd.openmmlab.engine"],
     ["cankd.openmmlab.algorithms", "cankd.openmmlab.distillers"],
-    ["cankd.openmmlab.inference", "cankd.openmmlab.scenes"],
+    ["cankd.openmmlab.inference"],
     ["cankd.openmmlab.models", "cankd.openmmlab.checkpoint", "cankd.openmmlab.configs"],
     ["cankd.openmmlab.losses", "cankd.openmmlab.published"],
     ["cankd.openmmlab.compat"],
