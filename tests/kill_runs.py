@@ -21,7 +21,7 @@ from typing import Any, Sequence
 import numpy as np
 import torch
 
-from cankd.openmmlab.checkpoint import load_checkpoint_file
+from cankd.openmmlab.checkpoint_files import load_checkpoint_file
 from tests.conftest import ROOT, run_command
 
 CONFIG = """

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
-from cankd.openmmlab.checkpoint import load_checkpoint_file
+from cankd.openmmlab.checkpoint_files import load_checkpoint_file
 
 
 @HOOKS.register_module()

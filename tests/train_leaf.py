@@ -21,7 +21,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from cankd.openmmlab.checkpoint import save_whole
+from cankd.openmmlab.checkpoint_files import save_whole
 from cankd.openmmlab.models import stock_model
 from tests.conftest import ROOT
 

@@ -1,306 +1,191 @@
-"""Reading distillation checkpoints safely and writing files whole."""
+"""What a checkpoint holds: the parts of a distillation under their own names, and where its teacher is from."""
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import io
+import re
 from pathlib import Path
-from typing import Any, BinaryIO
-from urllib.parse import urlparse
+from typing import Any
 
 import torch
-from mmengine.dist import barrier, get_rank
-from mmengine.fileio import get_file_backend
-from mmengine.model import BaseModule
-from mmengine.runner.checkpoint import (
-    CheckpointLoader,
-    _get_mmengine_home,
-    get_deprecated_model_names,
-    get_external_models,
-    get_mmcls_models,
-    get_torchvision_models,
-    load_state_dict,
-)
-from torch import nn
+from mmengine.config import Config
+from torch import Tensor, nn
 
-from cankd.openmmlab.compat.safe_pickle import UnsafePickle, load_safely
-from cankd.utils.files import whole
+from cankd.openmmlab.checkpoint_files import load_checkpoint_file, local_file
 
-STUDENT_PREFIX = "architecture."
-TEACHER_PREFIX = "teacher."
+# Part of a distillation algorithm -> key prefix of its tensors.
+PREFIXES = {"student": "architecture.", "teacher": "teacher.", "distiller": "distiller."}
+WRAPPER_PREFIX = "module."  # of torch's wrappers for several processes
 
 
-class UnsafeCheckpoint(ValueError):
-    """A checkpoint carries code, or objects whose making could run some."""
+class Checkpoint:
+    """The content of a checkpoint of a distillation or of a single model.
 
-
-_trusted = False
-
-
-def trust_checkpoints() -> None:
-    """Lets checkpoints that carry code run it while they are read, from now on in this process."""
-    global _trusted
-    _trusted = True
-
-
-def add_trust_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--trust-checkpoints``, without which no checkpoint can run code."""
-
-    class Trust(argparse.Action):
-        def __call__(self, *_: Any) -> None:
-            trust_checkpoints()
-
-    parser.add_argument(
-        "--trust-checkpoints",
-        nargs=0,
-        action=Trust,
-        help="also read checkpoints that carry code, which then runs; only for files whose origin you know",
-    )
-
-
-def read_checkpoint(file: str | Path | BinaryIO, name: str | Path | None = None) -> dict[str, Any]:
-    """Reads a checkpoint without running code from it, unless :func:`trust_checkpoints` was called.
+    A checkpoint is a distillation's if it holds a student under its prefix, beside other parts of the algorithm
+    alone. Its teacher may be left out, and a distiller need not have weights.
 
     Args:
-        file: a path, or an open file.
-        name: what errors call it. Defaults to ``file``.
+        content: content of the file: ``state_dict``, ``meta`` and others, or a bare state dict.
+        name: name of the file in errors.
 
-    Returns:
-        What it holds, tensors on the CPU.
+    Attributes:
+        content: content of the file, unchanged.
+        name: name of the file.
+        state_dict: name -> tensor; the prefix of a wrapper for several processes is removed.
+        meta: facts about the training, as mmengine saves them; may be empty.
 
-    Raises:
-        FileNotFoundError: if there is no such file.
-        UnsafeCheckpoint: if it holds more than tensors, plain values and what mmengine writes.
-        ValueError: if it is no whole checkpoint.
+    Example:
+        >>> from cankd.openmmlab.checkpoint import Checkpoint
+        >>> checkpoint = Checkpoint.read("configs/demo/quickstart_teacher.pth")
+        >>> checkpoint.is_distillation, len(checkpoint.weights("student"))
+        (False, 208)
     """
-    name = str(file) if name is None else name
-    if isinstance(file, (str, Path)) and not Path(file).is_file():
-        raise FileNotFoundError(f"checkpoint: got {name}, expected an existing .pth file. Check the path.")
-    try:
-        try:
-            checkpoint = load_safely(str(file) if isinstance(file, Path) else file)
-        except UnsafePickle as error:
-            if not _trusted:
-                raise UnsafeCheckpoint(
-                    f"{name}: carries more than tensors and plain values, and reading it could run code ({error}). "
-                    "Give another file, or --trust-checkpoints if you know where it is from."
-                ) from error
-            if not isinstance(file, (str, Path)):
-                file.seek(0)
-            checkpoint = torch.load(file, map_location="cpu", weights_only=not _trusted)
-    except (UnsafeCheckpoint, OSError):
-        raise
-    except Exception as error:
+
+    def __init__(self, content: dict[str, Any], name: str | Path = "checkpoint") -> None:
+        self.content = content
+        self.name = str(name)
+        self.state_dict: dict[str, Any] = _unwrapped(content.get("state_dict", content))
+        self.meta: dict[str, Any] = content.get("meta", {})
+
+    @classmethod
+    def read(cls, name: str | Path) -> Checkpoint:
+        """Reads a file, URL or name as :func:`~cankd.openmmlab.checkpoint_files.load_checkpoint_file` does."""
+        return cls(load_checkpoint_file(name), name)
+
+    @property
+    def is_distillation(self) -> bool:
+        """Whether the checkpoint is a distillation's."""
+        others = (PREFIXES["teacher"], PREFIXES["distiller"])
+        only_student = all(key.startswith((PREFIXES["student"], "data_preprocessor.")) for key in self.state_dict)
+        return self.holds("student") and (only_student or any(key.startswith(others) for key in self.state_dict))
+
+    def holds(self, part: str) -> bool:
+        """Returns whether there are tensors of ``student``, ``teacher`` or ``distiller``."""
+        return any(key.startswith(PREFIXES[part]) for key in self.state_dict)
+
+    def tensors(self, part: str) -> dict[str, Any]:
+        """Returns the tensors of ``student``, ``teacher`` or ``distiller`` under the part's own names, if any."""
+        prefix = PREFIXES[part]
+        return {key[len(prefix) :]: value for key, value in self.state_dict.items() if key.startswith(prefix)}
+
+    def part(self, part: str) -> dict[str, Any]:
+        """Returns the tensors of one part of a distillation, under the part's own names.
+
+        Args:
+            part: ``student``, ``teacher`` or ``distiller``.
+
+        Returns:
+            Name -> tensor.
+
+        Raises:
+            ValueError: if the checkpoint is no distillation's, or holds nothing of the part.
+        """
+        if self.is_distillation and self.holds(part):
+            return self.tensors(part)
+        if part != "student":
+            raise ValueError(
+                f"the checkpoint holds no {part}. Give one that a distillation run of tools/train.py wrote."
+            )
+        some = ", ".join(list(self.state_dict)[:3]) or "none"
         raise ValueError(
-            f"{name}: cannot be read as a checkpoint of tensors and plain values ({type(error).__name__}). Give a "
-            "whole .pth file that tools/train.py wrote."
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f"{name}: got a {type(checkpoint).__name__}, expected a checkpoint (a dict).")
-    return checkpoint
-
-
-def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint by any name that mmengine knows, with its weights in one place.
-
-    Args:
-        path: a ``.pth`` file, a URL, or a name such as ``torchvision://resnet50``.
-
-    Returns:
-        What it holds, tensors on the CPU; a bare state dict is put under ``state_dict``.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ConnectionError: if it cannot be fetched.
-        UnsafeCheckpoint: if reading it could run code.
-        ValueError: if it is no whole checkpoint, or its ``state_dict`` is no dict.
-    """
-    checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location="cpu", logger="silent")
-    checkpoint = checkpoint if "state_dict" in checkpoint else {"state_dict": checkpoint}
-    if not isinstance(checkpoint["state_dict"], dict):
-        raise ValueError(
-            f"{path}: got a {type(checkpoint['state_dict']).__name__} as state_dict, expected a dict, name -> tensor."
-        )
-    return checkpoint
-
-
-def local_file(name: str | Path) -> Path:
-    """Where a checkpoint lies: its path, or for a URL the file in which torch keeps what it fetched."""
-    if "://" not in str(name):
-        return Path(name).expanduser()
-    return Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(str(name)).path).name)
-
-
-def _fetched(url: str) -> Path:
-    """The file of a URL; fetched by the first process, if it is not there yet."""
-    file = local_file(url)
-    if get_rank() == 0:
-        _fetch(url, file)
-    barrier()
-    _fetch(url, file)  # on a machine of its own, which does not share the first one's files
-    return file
-
-
-def _fetch(url: str, file: Path) -> None:
-    if file.is_file():
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(url, str(file))
-    except Exception as error:
-        raise ConnectionError(
-            f"{url} could not be fetched ({error}). Fetch it elsewhere and put it at {file}. A teacher's may "
-            "also be given with --cfg-options teacher_ckpt=FILE."
-        ) from error
-
-
-# All of mmengine's schemes, whose own loaders run whatever code a checkpoint carries. What a name means is still
-# mmengine's to say. A loader's name shows in mmengine's log.
-
-
-@CheckpointLoader.register_scheme("", force=True)
-def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Reads a checkpoint from a path, in which ``~`` is the home."""
-    return read_checkpoint(local_file(filename), filename)
-
-
-@CheckpointLoader.register_scheme(("http://", "https://"), force=True)
-def load_from_http(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Reads a checkpoint from a URL, through the folder in which torch keeps what it fetched."""
-    return read_checkpoint(_fetched(filename), filename)
-
-
-@CheckpointLoader.register_scheme(("modelzoo://", "torchvision://"), force=True)
-def load_from_torchvision(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Reads torchvision's weights."""
-    return load_from_http(_known(filename, get_torchvision_models()))
-
-
-@CheckpointLoader.register_scheme(("open-mmlab://", "openmmlab://"), force=True)
-def load_from_openmmlab(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Reads a checkpoint that mmengine knows by name, from its URL or from mmengine's own folder."""
-    models = get_external_models()
-    models.update({old: models[new] for old, new in get_deprecated_model_names().items() if new in models})
-    place = _known(filename, models)
-    return load_from_http(place) if "://" in place else load_from_local(str(Path(_get_mmengine_home(), place)))
-
-
-@CheckpointLoader.register_scheme("mmcls://", force=True)
-def load_from_mmcls(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Reads the backbone of a classifier."""
-    checkpoint = load_from_http(_known(filename, get_mmcls_models()))
-    weights, prefix = checkpoint.get("state_dict", checkpoint), "backbone."
-    return {"state_dict": {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}}
-
-
-@CheckpointLoader.register_scheme((r"(\S+\:)?s3://", r"(\S+\:)?petrel://"), force=True)
-def load_from_ceph(filename: str, map_location: Any = None, backend: str = "petrel") -> dict[str, Any]:
-    """Reads a checkpoint from an object store, through mmengine's backend for it."""
-    store = get_file_backend(filename, backend_args={"backend": backend})
-    return read_checkpoint(io.BytesIO(store.get(filename)), filename)
-
-
-@CheckpointLoader.register_scheme("pavi://", force=True)
-def load_from_pavi(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Refuses a scheme whose package nobody can install.
-
-    Raises:
-        ValueError: always.
-    """
-    raise ValueError(f"checkpoint: got {filename}, expected a file or a URL. Fetch it by pavi's own tools first.")
-
-
-def _known(filename: str, places: dict[str, str]) -> str:
-    """Where a named checkpoint is."""
-    scheme, name = filename.split("://", 1)
-    if name not in places:
-        near = difflib.get_close_matches(name, places, n=3) or sorted(places)[:3]
-        raise ValueError(f"checkpoint: got {filename}, expected a name of {scheme}:// like {', '.join(near)}.")
-    return places[name]
-
-
-def load_teacher(teacher: BaseModule, name: str) -> None:
-    """Loads a frozen teacher's weights; what does not fit is logged.
-
-    Args:
-        teacher: the model.
-        name: of its checkpoint, a path or URL.
-
-    Raises:
-        ValueError: if nothing fits, in which case the teacher would be noise.
-    """
-    weights = load_checkpoint_file(name)["state_dict"]
-    given = {key[7:] if key.startswith("module.") else key: value for key, value in weights.items()}
-    if is_distillation_state_dict(given):
-        raise ValueError(
-            f"teacher_ckpt: {name} is a distillation's checkpoint, expected a model's own. Convert it with "
-            "tools/model_converters/convert_kd_ckpt_to_student.py first."
-        )
-    own = teacher.state_dict()
-    if not any(key in own and own[key].shape == getattr(value, "shape", None) for key, value in given.items()):
-        raise ValueError(
-            f"teacher_ckpt: no tensor of {name} fits the teacher, whose first is {next(iter(own), None)}; the file's "
-            f"is {next(iter(given), None)}. Give the checkpoint of the model that the configuration calls teacher."
-        )
-    load_state_dict(teacher, given, strict=False, logger="current")
-    teacher._is_init = True  # or its own initialisation would come after
-
-
-def keep_teacher(state_dict: dict[str, Any], teacher: nn.Module, prefix: str = "") -> None:
-    """Puts a teacher's own tensors in place of those that a state dict has for it, if any.
-
-    Args:
-        state_dict: of a distillation algorithm, about to be loaded; changed in place.
-        teacher: the algorithm's teacher, whose weights stay as they are.
-        prefix: of the algorithm's keys.
-    """
-    prefix += TEACHER_PREFIX
-    for key in [key for key in state_dict if key.startswith(prefix)]:
-        del state_dict[key]
-    state_dict.update({prefix + key: value for key, value in teacher.state_dict().items()})
-
-
-def is_distillation_state_dict(state_dict: dict[str, Any]) -> bool:
-    """Whether a state dict is a distillation algorithm's: a student under its prefix, beside the algorithm's parts.
-
-    Its teacher may be left out, and a distiller need not have weights.
-    """
-    parts = (TEACHER_PREFIX, "distiller.")
-    return any(key.startswith(STUDENT_PREFIX) for key in state_dict) and (
-        any(key.startswith(parts) for key in state_dict)
-        or all(key.startswith((STUDENT_PREFIX, "data_preprocessor.")) for key in state_dict)
-    )
-
-
-def student_state_dict(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The student's tensors of a distillation state dict, under the names of the student alone.
-
-    Args:
-        state_dict: of a distillation algorithm, key -> tensor.
-
-    Returns:
-        Key -> tensor, the student's prefix removed where it is the prefix.
-
-    Raises:
-        ValueError: if it is not a distillation algorithm's.
-    """
-    if not is_distillation_state_dict(state_dict):
-        some = ", ".join(list(state_dict)[:3]) or "none"
-        raise ValueError(
-            f"not a distillation checkpoint: expected keys that start with '{STUDENT_PREFIX}', and beside them "
+            f"not a distillation checkpoint: expected keys that start with '{PREFIXES['student']}', and beside them "
             f"at most a teacher's, a distiller's and a preprocessor's, got {some}. A student's own checkpoint needs no "
             "conversion."
         )
-    return {key[len(STUDENT_PREFIX) :]: value for key, value in state_dict.items() if key.startswith(STUDENT_PREFIX)}
+
+    def weights(self, role: str = "student") -> dict[str, Any]:
+        """Returns a model's tensors under its own names: one of a distillation's two, or those of a single model.
+
+        Args:
+            role: ``student`` (default) or ``teacher``, for a distillation's checkpoint.
+
+        Raises:
+            ValueError: if a distillation's checkpoint holds nothing of it.
+        """
+        return self.part(role) if self.is_distillation else self.state_dict
+
+    @property
+    def dataset_meta(self) -> dict[str, Any] | None:
+        """Class names and palette of the training data, if the checkpoint has them."""
+        return self.meta.get("dataset_meta")
+
+    @property
+    def teacher_name(self) -> str | None:
+        """File or URL of the teacher that a distillation was trained with, if the checkpoint tells."""
+        in_config = re.search(r"teacher_ckpt\s*=\s*['\"]([^'\"]+)", str(self.meta.get("cfg", "")))
+        return self.meta.get("teacher_ckpt") or (in_config.group(1) if in_config else None)
+
+    def source(self, role: str, cfg: Config) -> Checkpoint:
+        """Finds the checkpoint that holds a model's weights.
+
+        Args:
+            role: ``student`` or ``teacher``.
+            cfg: configuration of the model; its ``teacher_ckpt`` precedes the one that the checkpoint names.
+
+        Returns:
+            This checkpoint, or the teacher's own where a distillation's leaves the teacher out.
+
+        Raises:
+            FileNotFoundError: if the teacher's own file is not here.
+        """
+        if role != "teacher" or not self.is_distillation or self.holds("teacher"):
+            return self
+        name = str(cfg.model.get("teacher_ckpt") or self.teacher_name)
+        file = local_file(name)
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{self.name} holds no teacher, and its teacher_ckpt is {name}, which is not at {file}. Fetch it there "
+                "or give --cfg-options teacher_ckpt=FILE."
+            )
+        return Checkpoint.read(file)
+
+    def converted(self) -> dict[str, Any]:
+        """Returns the content of the student's own checkpoint, made of a distillation's.
+
+        Raises:
+            ValueError: if the checkpoint is no distillation's.
+        """
+        return {"meta": self.meta, "state_dict": self.part("student")}
+
+    def shrunk(self) -> dict[str, Any]:
+        """Returns content with the weights alone, each in half precision unless it would become infinite."""
+        return {"meta": {}, "state_dict": {name: _halved(value) for name, value in self.state_dict.items()}}
+
+    def keep_teacher(self, teacher: nn.Module) -> None:
+        """Puts a teacher's own tensors into the content, so that loading it changes nothing in the teacher."""
+        state_dict = self.content.get("state_dict", self.content)
+        drop_teacher(state_dict)
+        state_dict.update({PREFIXES["teacher"] + key: value for key, value in teacher.state_dict().items()})
 
 
-def save_whole(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Writes a checkpoint, whole or not at all.
+def _unwrapped(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Removes the prefix of a wrapper for several processes from the names, if any has it."""
+    if not any(key.startswith(WRAPPER_PREFIX) for key in state_dict):
+        return state_dict  # with what torch notes in it about the versions of modules
+    cut = len(WRAPPER_PREFIX)
+    return {key[cut:] if key.startswith(WRAPPER_PREFIX) else key: value for key, value in state_dict.items()}
 
-    Args:
-        checkpoint: what to save.
-        path: the file; its folder is made if needed.
-    """
-    with whole(path) as part:
-        torch.save(checkpoint, part)
+
+def is_wide(value: Any) -> bool:
+    """Returns whether a value is a tensor that half precision would make smaller or coarser."""
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.half
+
+
+def _halved(value: Any) -> Any:
+    """Returns a tensor in half precision unless a finite value would become infinite; anything else as it is."""
+    if not is_wide(value):
+        return value
+    half = value.half()
+    return half if bool((half.isfinite() | ~value.isfinite()).all()) else value
+
+
+def drop_teacher(state_dict: dict[str, Any]) -> None:
+    """Removes the teacher from a state dict of a distillation, or of a wrapper around one, in place."""
+    prefixes = (PREFIXES["teacher"], WRAPPER_PREFIX + PREFIXES["teacher"])
+    for key in [key for key in state_dict if key.startswith(prefixes)]:
+        del state_dict[key]
+
+
+def any_fits(state_dict: dict[str, Any], module: nn.Module) -> bool:
+    """Returns whether a module has a tensor of the name and shape of one of a state dict."""
+    own = module.state_dict()
+    return any(key in own and own[key].shape == getattr(value, "shape", None) for key, value in state_dict.items())

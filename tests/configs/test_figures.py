@@ -12,7 +12,7 @@ from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 
 from cankd.openmmlab.analysis.complexity import model_cost
-from cankd.openmmlab.inference import build_model
+from cankd.openmmlab.loading import build_model
 from tests.conftest import ROOT
 from tests.in_process import call_tool
 

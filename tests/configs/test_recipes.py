@@ -16,7 +16,7 @@ import torchvision
 from mmengine.config import Config
 from mmengine.runner.checkpoint import get_torchvision_models
 
-from cankd.openmmlab.checkpoint import load_checkpoint_file
+from cankd.openmmlab.checkpoint_files import load_checkpoint_file
 from cankd.openmmlab.compat import CLASSIFICATION
 from tests.conftest import ROOT, free_port, run_command, run_python
 from tests.train_leaf import random_weights

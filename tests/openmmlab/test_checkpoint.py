@@ -1,129 +1,145 @@
-"""Checkpoints are data: whichever way a name goes through mmengine, no code in the file runs."""
+"""What a checkpoint says of its parts, and that nothing reads a file twice on one way."""
 
 from __future__ import annotations
 
-import http.server
-import json
-import threading
+from collections import Counter
 from pathlib import Path
 
-import mmengine.hub
 import pytest
 import torch
-from mmengine.fileio import LocalBackend, register_backend
-from mmengine.runner.checkpoint import CheckpointLoader
 
-from cankd.openmmlab import checkpoint
-from cankd.openmmlab.checkpoint import UnsafeCheckpoint, load_checkpoint_file
-from tests.demo import CANKD, Code
+from cankd.openmmlab import checkpoint_files
+from cankd.openmmlab.checkpoint import Checkpoint
+from cankd.openmmlab.checkpoint_files import load_checkpoint_file
+from cankd.openmmlab.configs import read_config
+from cankd.openmmlab.loading import load_distillation
+from tests.demo import CANKD
+from tests.demo import TEACHER_CKPT as TEACHER
 from tests.in_process import call_tool
 
 
+def _content(*prefixes: str, wrapper: str = "") -> dict:
+    return {"state_dict": {f"{wrapper}{prefix}weight": torch.tensor(float(i)) for i, prefix in enumerate(prefixes)}}
+
+
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_parts_have_their_own_names(wrapper):
+    checkpoint = Checkpoint(_content("architecture.", "teacher.", "distiller.loss.", wrapper=wrapper))
+    assert checkpoint.is_distillation and checkpoint.holds("teacher")
+    assert checkpoint.weights("student") == checkpoint.part("student") == {"weight": 0}
+    assert checkpoint.weights("teacher") == {"weight": 1} and checkpoint.part("distiller") == {"loss.weight": 2}
+    assert checkpoint.converted() == {"meta": {}, "state_dict": {"weight": 0}}
+
+
+def test_which_checkpoint_is_a_distillations():
+    for prefixes, expected in (
+        (("architecture.", "data_preprocessor."), True),
+        (("architecture.", "teacher."), True),
+        (("architecture.", "distiller."), True),
+        (("architecture.", "neck."), False),  # a model that has a part of that name
+        (("teacher.",), False),
+        (("",), False),
+    ):
+        assert Checkpoint(_content(*prefixes)).is_distillation is expected, prefixes
+    single = Checkpoint({"weight": 1})
+    assert single.weights("student") == single.weights("teacher") == {"weight": 1}
+    for part, message in (("student", "not a distillation checkpoint.*got weight"), ("teacher", "holds no teacher")):
+        with pytest.raises(ValueError, match=message):
+            single.part(part)
+
+
+def test_where_the_teachers_weights_are(tmp_path):
+    cfg, own = read_config(CANKD), tmp_path / "own.pth"
+    torch.save(_content(""), own)
+    whole, single = (Checkpoint(_content(*prefixes)) for prefixes in (("architecture.", "teacher."), ("",)))
+    assert whole.source("teacher", cfg) is whole and single.source("teacher", cfg) is single
+    cut = Checkpoint({**_content("architecture.", "distiller."), "meta": {"teacher_ckpt": str(own)}}, "cut.pth")
+    assert cut.source("student", cfg) is cut
+    assert cut.source("teacher", cfg).name == cfg.model.teacher_ckpt, "the configuration's precedes"
+    cfg.model.teacher_ckpt = None
+    assert cut.source("teacher", cfg).name == str(own)
+    own.unlink()
+    with pytest.raises(FileNotFoundError, match="cut.pth holds no teacher, and its teacher_ckpt is .*own.pth"):
+        cut.source("teacher", cfg)
+
+
+def test_a_teacher_is_kept_and_weights_are_halved_where_they_can_be():
+    teacher = torch.nn.Linear(1, 1)
+    loaded = Checkpoint(_content("architecture.", "teacher.", wrapper="module."))
+    loaded.keep_teacher(teacher)
+    assert set(loaded.content["state_dict"]) == {"module.architecture.weight", "teacher.weight", "teacher.bias"}
+    assert torch.equal(loaded.content["state_dict"]["teacher.weight"], teacher.weight)
+    shrunk = Checkpoint({"state_dict": {"a": torch.ones(2), "b": torch.tensor([1e9]), "c": torch.tensor(3)}}).shrunk()
+    kinds = {name: value.dtype for name, value in shrunk["state_dict"].items()}
+    assert kinds == {"a": torch.float16, "b": torch.float32, "c": torch.int64} and shrunk["meta"] == {}
+
+
 @pytest.fixture()
-def harmful(tmp_path):
-    """A checkpoint that leaves a witness if its code runs, and the witness."""
-    witness = tmp_path / "witness"
-    torch.save({"state_dict": {"weight": torch.ones(1)}, "meta": {"x": Code(witness)}}, tmp_path / "harmful.pth")
-    return tmp_path / "harmful.pth", witness
+def reads(monkeypatch):
+    """How often each file was opened by the function that every checkpoint goes through, by the file's name."""
+    counts: Counter = Counter()
+    read = checkpoint_files.load_safely
+
+    def counting(file):
+        counts[Path(file).name] += 1
+        return read(file)
+
+    monkeypatch.setattr(checkpoint_files, "load_safely", counting)
+    return counts
 
 
-class ObjectStore(LocalBackend):
-    """A store whose names are paths behind the scheme."""
-
-    def get(self, filepath):
-        return super().get(str(filepath).split("://", 1)[1])
-
-
-@pytest.fixture()
-def names(harmful, tmp_path, monkeypatch):
-    """The file's name in each of mmengine's schemes, all of them on this machine."""
-    file, _ = harmful
-    handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    monkeypatch.chdir(tmp_path)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/{file.name}"
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("MMENGINE_HOME", str(tmp_path))
-    # mmengine's own lists of names, with this file beside theirs
-    hub = tmp_path / "mmengine" / "hub"
-    hub.mkdir(parents=True)
-    for index in ("openmmlab", "mmcls", "deprecated", "torchvision_0.12"):
-        entries = {"openmmlab": {"mine": url, "local": file.name}, "mmcls": {"mine": url}}.get(index, {})
-        (hub / f"{index}.json").write_text(json.dumps(entries))
-    monkeypatch.setattr(mmengine, "__path__", [str(hub.parent)])
-    monkeypatch.setattr(checkpoint, "get_torchvision_models", lambda: {"mine": url})
-    register_backend("petrel", ObjectStore, force=True, prefixes="s3")
-    yield {
-        "local": str(file), "http": url, "openmmlab": "open-mmlab://mine", "openmmlab in its folder": "openmmlab://local",
-        "torchvision": "torchvision://mine", "modelzoo": "modelzoo://mine", "mmcls": "mmcls://mine", "ceph": f"s3://{file}",
-    }  # fmt: skip
-    server.shutdown()
-    server.server_close()
-
-
-def test_no_scheme_runs_code(names, harmful):
-    file, witness = harmful
-    for scheme, name in names.items():
-        with pytest.raises(UnsafeCheckpoint, match="could run code"):
-            CheckpointLoader.load_checkpoint(name)
-        assert not witness.exists(), scheme
-    torch.save({"state_dict": {"backbone.weight": torch.ones(2)}}, file)
-    for cached in Path("torch").rglob("*.pth"):
-        cached.unlink()
-    for scheme, name in names.items():
-        key = "weight" if scheme == "mmcls" else "backbone.weight"
-        assert CheckpointLoader.load_checkpoint(name)["state_dict"][key].sum() == 2, scheme
-    assert set(CheckpointLoader._schemes) - {"pavi://"} == {
-        "", "http://", "https://", "open-mmlab://", "openmmlab://", "torchvision://", "modelzoo://", "mmcls://",
-        r"(\S+\:)?s3://", r"(\S+\:)?petrel://",
-    }  # fmt: skip
-
-
-def test_pavi_is_refused_and_unknown_names_get_near_ones():
-    with pytest.raises(ValueError, match="Fetch it by pavi's own tools"):
-        CheckpointLoader.load_checkpoint("pavi://a.pth")
-    with pytest.raises(ValueError, match="torchvision:// like .*resnet50"):
-        CheckpointLoader.load_checkpoint("torchvision://resnet50x")
-
-
-@pytest.mark.parametrize("content", ["empty", "text", "truncated", "no dict", "state_dict is a list"])
-def test_what_is_no_checkpoint_is_told_from_what_is_unsafe(content, tmp_path):
-    file = tmp_path / "a.pth"
-    torch.save([1] if content == "no dict" else {"state_dict": [1]}, file)
-    if content in ("empty", "text", "truncated"):
-        file.write_bytes({"empty": b"", "text": b"hello world", "truncated": file.read_bytes()[:-50]}[content])
-    with pytest.raises(ValueError, match="a.pth: (cannot be read|got a list)") as refused:
-        load_checkpoint_file(file)
-    assert not isinstance(refused.value, UnsafeCheckpoint)
-
-
-def test_code_runs_only_where_the_user_says_so(harmful, monkeypatch):
-    file, witness = harmful
-    monkeypatch.setattr(checkpoint, "_trusted", False)
-    done = call_tool("model_converters/convert_kd_ckpt_to_student.py", file, check=False)
-    assert "harmful.pth: carries more than tensors" in done.stdout and not witness.exists()
-    done = call_tool("model_converters/convert_kd_ckpt_to_student.py", file, "--trust-checkpoints", check=False)
-    assert "not a distillation checkpoint" in done.stdout and witness.exists()
-
-
-@pytest.mark.parametrize(
-    "option", ["teacher_ckpt={}", "load_from={}", "model.architecture.init_cfg.checkpoint={}", "resume"]
-)
-def test_training_runs_no_code_from_a_checkpoint(option, harmful, mini_data, tmp_path):
-    file, witness = harmful
-    config = tmp_path / "config.py"
-    initial = "model = dict(architecture=dict(init_cfg=dict(type='Pretrained', checkpoint='')))\n"
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, mini_data):
+    """A run of one iteration: its configuration and its checkpoint."""
+    folder = tmp_path_factory.mktemp("reads")
+    config = folder / "config.py"
     config.write_text(
-        f"_base_ = ['{CANKD}']\n{initial if 'init_cfg' in option else ''}"
-        f"train_dataloader = dict(dataset=dict(data_root='{mini_data}/'))\n"
-        f"val_dataloader = dict(dataset=dict(data_root='{mini_data}/'))\n"
+        f"_base_ = ['{CANKD}']\nteacher_ckpt = '{TEACHER}'\n"
+        f"model = dict(architecture=dict(init_cfg=dict(type='Pretrained', checkpoint='{folder}/student.pth')))\n"
+        f"train_dataloader = dict(dataset=dict(data_root='{mini_data}/'), num_workers=0, persistent_workers=False)\n"
+        f"val_dataloader = dict(dataset=dict(data_root='{mini_data}/'), num_workers=0, persistent_workers=False)\n"
         f"val_evaluator = dict(ann_file='{mini_data}/annotations/val.json')\n"
+        "test_dataloader = val_dataloader\ntest_evaluator = val_evaluator\n"
+        "train_cfg = dict(max_iters=1, val_interval=9)\n"
+        "default_hooks = dict(checkpoint=dict(type='DistillCheckpointHook', interval=1, max_keep_ckpts=-1))\n"
     )
-    arguments = ["--resume"] if option == "resume" else ["--cfg-options", option.format(file)]
-    if option == "resume":
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / "last_checkpoint").write_text(str(file))
-    done = call_tool("train.py", config, "--work-dir", tmp_path / "run", *arguments, check=False)
-    assert done.returncode == 1 and not witness.exists()
-    assert "harmful.pth: carries more than tensors" in done.stdout.splitlines()[-1], done.stdout
+    weights = load_checkpoint_file(TEACHER)["state_dict"]
+    torch.save({"state_dict": weights}, folder / "student.pth")
+    call_tool("train.py", config, "--work-dir", folder / "run")
+    return config, folder / "run" / "iter_1.pth"
+
+
+def test_a_starting_run_reads_each_file_once_and_releases_it(mini_data, run, reads, tmp_path):
+    config, checkpoint = run
+    call_tool("train.py", config, "--work-dir", tmp_path / "fresh")
+    assert reads == {TEACHER.name: 1, "student.pth": 1}
+    reads.clear()
+    options = ["--resume", "--cfg-options", "train_cfg.max_iters=2"]
+    call_tool("train.py", config, "--work-dir", checkpoint.parent, *options)
+    assert reads == {TEACHER.name: 1, checkpoint.name: 1, "student.pth": 1}
+    assert checkpoint_files._kept is None
+
+
+def test_what_uses_a_checkpoint_reads_it_once(run, reads, tmp_path):
+    config, checkpoint = run
+    call_tool("model_converters/convert_kd_ckpt_to_student.py", checkpoint, "--out-path", tmp_path)
+    assert reads == {checkpoint.name: 1}
+    reads.clear()
+    call_tool("test.py", config, checkpoint, "--work-dir", tmp_path / "test")
+    assert reads == {checkpoint.name: 1}
+    reads.clear()
+    load_distillation(config, checkpoint)
+    assert reads == {checkpoint.name: 1, TEACHER.name: 1}
+
+
+def test_a_file_that_has_changed_is_read_again(reads, tmp_path):
+    file = tmp_path / "a.pth"
+    checkpoint_files.keep_what_is_read()
+    try:
+        for value in (1, 2):
+            torch.save({"state_dict": {"weight": torch.full((value,), value)}}, file)
+            first, second = (load_checkpoint_file(file) for _ in range(2))
+            del first["state_dict"]["weight"]  # what one reader does to it, the next must not see
+            assert second["state_dict"]["weight"].sum() == value**2 and reads[file.name] == value
+    finally:
+        checkpoint_files.release_what_was_read()

@@ -30,7 +30,10 @@ from cankd.openmmlab.analysis.confusion import detection_confusion
 from cankd.openmmlab.analysis.curves import read_curves
 from cankd.openmmlab.analysis.robustness import GROUPS, SeededCorruption, insert_corruption, seeded, summarise
 from cankd.openmmlab.analysis.robustness_study import fingerprint
-from cankd.openmmlab.inference import in_scope, load_model, predict, read_config
+from cankd.openmmlab.checkpoint import Checkpoint
+from cankd.openmmlab.configs import in_scope, read_config
+from cankd.openmmlab.inference import predict
+from cankd.openmmlab.loading import load_model
 from cankd.openmmlab.models import stock_model
 from cankd.openmmlab.visualization.matrices import Matrix, draw_matrices
 from cankd.utils.files import sha256
@@ -600,7 +603,7 @@ def test_results_are_of_the_teachers_own_file_where_the_checkpoint_leaves_it_out
     cfg = Config(dict(model=dict(architecture={}, teacher={}, teacher_ckpt=str(teacher))))
 
     def digests() -> list[str]:
-        return [fingerprint(cfg, str(run), role)["checkpoint_sha256"] for role in ("student", "teacher")]
+        return [fingerprint(cfg, Checkpoint.read(run), role)["checkpoint_sha256"] for role in ("student", "teacher")]
 
     weights = {"architecture.a": torch.zeros(1), "distiller.b": torch.zeros(1)}
     torch.save({"state_dict": weights}, run)

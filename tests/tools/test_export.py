@@ -13,8 +13,11 @@ import torch
 from mmrazor.registry import MODELS
 
 from cankd.openmmlab.analysis.export import DensePart, check_exportable, export_and_check, teacher_of, weights_sha256
-from cankd.openmmlab.checkpoint import load_checkpoint_file
-from cankd.openmmlab.inference import load_model, prepare, read_config
+from cankd.openmmlab.checkpoint import Checkpoint
+from cankd.openmmlab.checkpoint_files import load_checkpoint_file
+from cankd.openmmlab.configs import read_config
+from cankd.openmmlab.inference import prepare
+from cankd.openmmlab.loading import load_model
 from cankd.openmmlab.models import stock_model
 from tests.conftest import ROOT
 from tests.in_process import call_tool
@@ -95,7 +98,7 @@ def test_the_teacher_is_the_one_that_the_run_had(distilled, tmp_path, monkeypatc
     weights = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith("teacher.")}
     url = "https://example.org/models/published.pth"
     bare = {"state_dict": weights, "meta": {"teacher_ckpt": url, "cfg": f"teacher_ckpt = '{TEACHER_CKPT}'"}}
-    assert teacher_of(bare) == {"checkpoint": url, "checkpoint_sha256": None, "weights_sha256": None}
+    assert teacher_of(Checkpoint(bare)) == {"checkpoint": url, "checkpoint_sha256": None, "weights_sha256": None}
     (tmp_path / "checkpoints").mkdir()
     file = tmp_path / "checkpoints/published.pth"
     torch.save({"state_dict": {"a": torch.ones(2)}}, file)
@@ -103,10 +106,10 @@ def test_the_teacher_is_the_one_that_the_run_had(distilled, tmp_path, monkeypatc
         checkpoint_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
         weights_sha256=weights_sha256({"a": torch.ones(2)}),
     )
-    assert teacher_of(bare) == {"checkpoint": url, **digests}
+    assert teacher_of(Checkpoint(bare)) == {"checkpoint": url, **digests}
     bare["meta"]["teacher_ckpt"] = str(file)
-    assert teacher_of(bare) == {"checkpoint": "published.pth", **digests}
-    assert teacher_of({"state_dict": weights})["checkpoint"] is None
+    assert teacher_of(Checkpoint(bare)) == {"checkpoint": "published.pth", **digests}
+    assert teacher_of(Checkpoint({"state_dict": weights}))["checkpoint"] is None
 
 
 SMALL = dict(init_cfg=None, depth=18, base_channels=8)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from mmrazor.models.task_modules import RecorderManager
 
-from cankd.openmmlab.inference import build_model, noise_batch, read_config
+from cankd.openmmlab.configs import read_config
+from cankd.openmmlab.inference import noise_batch
+from cankd.openmmlab.loading import build_model
 from tests.conftest import ROOT
 from tests.in_process import call_tool
 

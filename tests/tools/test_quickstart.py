@@ -10,7 +10,7 @@ import cv2
 import pytest
 import torch
 
-from cankd.openmmlab.checkpoint import load_checkpoint_file
+from cankd.openmmlab.checkpoint_files import load_checkpoint_file
 from tests.conftest import ROOT, free_port, relative_error, run_command
 from tests.demo import options_for
 from tests.in_process import call_tool

@@ -18,18 +18,13 @@ from sklearn.datasets import load_digits
 
 from cankd.losses import NLKDINLoss
 from cankd.losses.cankd_naive import NaiveNLKDINLoss
-from cankd.openmmlab.checkpoint import load_checkpoint_file
+from cankd.openmmlab.checkpoint import Checkpoint
+from cankd.openmmlab.checkpoint_files import load_checkpoint_file
 from cankd.openmmlab.commands.arguments import LoadedModel, feature_recorder
 from cankd.openmmlab.compat import CLASSIFICATION
-from cankd.openmmlab.inference import (
-    build_model,
-    in_scope,
-    load_distillation,
-    load_model,
-    predict,
-    prepare,
-    read_config,
-)
+from cankd.openmmlab.configs import in_scope, read_config
+from cankd.openmmlab.inference import predict, prepare
+from cankd.openmmlab.loading import build_model, load_distillation, load_model
 from cankd.openmmlab.visualization import Boxes, View, draw_label_panel, draw_map_grid
 from cankd.openmmlab.visualization.attention import (
     Attention,
@@ -648,7 +643,7 @@ def test_a_difference_across_a_connector_is_of_what_the_loss_compares(segmenter,
     vis = Config.fromfile(VIS / "segmentation_feature_diff_visualization.py")
     roles = ("student", "teacher")
     cfg = read_config(config)
-    models = [LoadedModel(role, *load_model(cfg, checkpoint, role=role), str(checkpoint)) for role in roles]
+    models = [LoadedModel(role, *load_model(cfg, checkpoint, role=role), Checkpoint.read(checkpoint)) for role in roles]
     sources = (vis.recorders1, vis.mappings1), (vis.recorders2, vis.mappings2)
     maps = [feature_recorder(model, *source)(image).maps for model, source in zip(models, sources)]
     student, teacher, distiller, _ = load_distillation(config, checkpoint)

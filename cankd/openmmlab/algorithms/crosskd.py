@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +17,8 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from cankd.functional import widen
-from cankd.openmmlab.algorithms.partial_teacher import release_records
 from cankd.openmmlab.algorithms.teacher_distill import TeacherDistill, compute_losses
+from cankd.openmmlab.recording import recorded_calls, recorded_inputs, release_records
 
 TOWERS = ("cls_convs", "reg_convs")
 Head = Any  # one of the supported heads, whose attributes nn.Module does not declare
@@ -172,38 +171,10 @@ def _entered_at(head: Head, start: int, maps: Mapping[str, Sequence[Tensor]]) ->
     return entered
 
 
-@contextlib.contextmanager
-def _recorded_maps(head: Head, start: int) -> Iterator[dict[str, list[Tensor]]]:
-    """Fills in each tower's maps behind convolution ``start``, before its activation, one for each level."""
-    maps: dict[str, list[Tensor]] = {tower: [] for tower in TOWERS}
-    hooks = []
-    for tower in TOWERS:
-        convolutions = getattr(head, tower)
-        module = convolutions[start - 1].activate if start else convolutions[0]
-        hooks.append(module.register_forward_pre_hook(lambda _, inputs, found=maps[tower]: found.append(inputs[0])))
-    try:
-        yield maps
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextlib.contextmanager
-def _recorded_targets(head: Head) -> Iterator[list[tuple[tuple, tuple]]]:
-    """Fills in the arguments and the result of the head's ``get_targets``."""
-    calls: list[tuple[tuple, tuple]] = []
-    get_targets = head.get_targets
-
-    def recording(*args: Any, **kwargs: Any) -> tuple:
-        result = get_targets(*args, **kwargs)
-        calls.append((args, result))
-        return result
-
-    head.get_targets = recording
-    try:
-        yield calls
-    finally:
-        del head.get_targets
+def _entrances(head: Head, start: int) -> dict[str, nn.Module]:
+    """Returns, for each tower, the module whose input is the map behind convolution ``start``, before activation."""
+    towers = {tower: getattr(head, tower) for tower in TOWERS}
+    return {tower: convs[start - 1].activate if start else convs[0] for tower, convs in towers.items()}
 
 
 @MODELS.register_module()
@@ -323,12 +294,13 @@ class CrossKD(TeacherDistill):
         self.distiller.set_deliveries_override(False)
         with torch.no_grad(), self.distiller.teacher_recorders, self.distiller.deliveries:
             features = self.teacher.extract_feat(batch_inputs)
-            with _recorded_maps(teacher, self.start) as t_maps:
+            with recorded_inputs(_entrances(teacher, self.start)) as t_maps:
                 judged = teacher(features)
         self.distiller.set_deliveries_override(True)
         with self.distiller.student_recorders, self.distiller.deliveries:
-            with _recorded_maps(student, self.start) as s_maps, _recorded_targets(student) as calls:
-                student_losses = self.student(batch_inputs, data_samples, mode="loss")
+            with recorded_inputs(_entrances(student, self.start)) as s_maps:
+                with recorded_calls(student, "get_targets") as calls:
+                    student_losses = self.student(batch_inputs, data_samples, mode="loss")
         if self.calculate_student_loss:
             losses.update(add_prefix(student_losses, "student"))
         if not self.distillation_stopped:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import math
-from typing import Any, Callable, ContextManager
+from typing import Any, ContextManager
 
 import torch
 from mmcv.cnn.utils.fuse_conv_bn import fuse_conv_bn
 from mmengine.utils import apply_to
-from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.models.task_modules.recorder.param_recorder import ParameterRecorder
@@ -20,35 +18,13 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from cankd.openmmlab.algorithms.teacher_distill import TeacherDistill, compute_losses
+from cankd.openmmlab.recording import release_records, watch_records
 
 TEACHER_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def release_records(distiller: ConfigurableDistiller) -> None:
-    """Empties all recorders, so that no feature map outlives its step.
-
-    Args:
-        distiller: whose losses have been computed.
-    """
-    for manager in (distiller.teacher_recorders, distiller.student_recorders):
-        for recorder in manager.recorders.values():
-            recorder.reset_data_buffer()
-
-
 class _AllRecorded(BaseException):
     """Ends the teacher's forward pass. No ``Exception``: a model that catches those must not hold it up."""
-
-
-class _WatchedBuffer(list):
-    """A recorder's buffer that calls back after each record."""
-
-    def __init__(self, after_append: Callable[[], None]) -> None:
-        super().__init__()
-        self._after_append = after_append
-
-    def append(self, record: Any) -> None:
-        super().append(record)
-        self._after_append()
 
 
 @MODELS.register_module()
@@ -120,7 +96,7 @@ class PartialTeacherDistill(TeacherDistill):
         self._needed = self._count_needed_records()
         for recorder in self.distiller.teacher_recorders.recorders.values():
             if not isinstance(recorder, ParameterRecorder):
-                recorder.reset_data_buffer = functools.partial(self._reset_and_watch, recorder)
+                watch_records(recorder, self._stop_if_recorded)
 
     def _check_options(self) -> None:
         recorders = self.distiller.teacher_recorders.recorders
@@ -160,9 +136,6 @@ class PartialTeacherDistill(TeacherDistill):
 
     def _teacher_recorder(self, name: str) -> BaseRecorder:
         return self.distiller.teacher_recorders.get_recorder(name)
-
-    def _reset_and_watch(self, recorder: BaseRecorder) -> None:
-        recorder._data_buffer = _WatchedBuffer(self._stop_if_recorded)
 
     def _stop_if_recorded(self) -> None:
         if not self._has_deliveries and all(

@@ -11,7 +11,8 @@ from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 from torch import Tensor, nn
 
-from cankd.openmmlab.checkpoint import load_teacher
+from cankd.openmmlab.loading import load_teacher
+from cankd.openmmlab.recording import describe_records
 
 
 def compute_losses(distiller: ConfigurableDistiller) -> dict[str, Tensor]:
@@ -48,17 +49,8 @@ def _read_record(distiller: ConfigurableDistiller, mapping: str, record: dict[st
         chosen = "".join(f", {key}={record[key]!r}" for key in ("record_idx", "data_idx", "connector") if key in record)
         raise ValueError(
             f"loss_forward_mappings.{mapping} ({side} recorder {record['recorder']!r} of {recorder.source!r}{chosen}): "
-            f"{error or type(error).__name__} The recorder holds {_describe(recorder.data_buffer)}."
+            f"{error or type(error).__name__} The recorder holds {describe_records(recorder.data_buffer)}."
         ) from error
-
-
-def _describe(record: Any) -> str:
-    """A record's tensors by their shapes."""
-    if isinstance(record, Tensor):
-        return str(tuple(record.shape))
-    if isinstance(record, (list, tuple)):
-        return f"[{', '.join(_describe(part) for part in record)}]"
-    return type(record).__name__
 
 
 class TeacherDistill(SingleTeacherDistill):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from cankd.losses.cankd_naive import NaiveNLKDINLoss
 from cankd.openmmlab.analysis.benchmark import markdown_table, measure
-from cankd.openmmlab.inference import read_config
+from cankd.openmmlab.configs import read_config
 
 FUSED = {"teacher_fuse_conv_bn": True}
 LAST = {"teacher_channels_last": True}

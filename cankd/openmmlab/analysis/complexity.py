@@ -21,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cankd.losses import FGDLoss, NLKDINLoss
 from cankd.losses.cankd_naive import NaiveNLKDINLoss
-from cankd.openmmlab.inference import build_model, noise_batch
+from cankd.openmmlab.inference import noise_batch
+from cankd.openmmlab.loading import build_model
 
 
 def _operation_cost(name: str, args: tuple[Any, ...], out: Any) -> int:

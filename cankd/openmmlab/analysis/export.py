@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import inspect
 import os
-import re
 import warnings
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
@@ -22,9 +21,11 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS
 from torch import Tensor, nn
 
-from cankd.openmmlab.checkpoint import load_checkpoint_file, local_file
+from cankd.openmmlab.checkpoint import Checkpoint
+from cankd.openmmlab.checkpoint_files import local_file
 from cankd.openmmlab.compat import quiet_imports
-from cankd.openmmlab.inference import in_scope, part_state_dict, prepare
+from cankd.openmmlab.configs import in_scope
+from cankd.openmmlab.inference import prepare
 from cankd.utils.files import sha256, whole
 
 # Largest difference to torch, relative to the largest value of an output: both compute in float32.
@@ -272,18 +273,16 @@ def inputs_of(
     return inputs
 
 
-def teacher_of(checkpoint: dict[str, Any]) -> dict[str, str | None]:
-    """Name and hashes of the teacher, as far as a checkpoint tells and its teacher's own file is there."""
-    meta = checkpoint.get("meta", {})
-    named = re.search(r"teacher_ckpt\s*=\s*['\"]([^'\"]+)", str(meta.get("cfg", "")))
-    name = meta.get("teacher_ckpt") or (named.group(1) if named else None)
+def teacher_of(checkpoint: Checkpoint) -> dict[str, str | None]:
+    """Returns name and hashes of a distillation's teacher, as far as the checkpoint and the teacher's file tell."""
+    name = checkpoint.teacher_name
     found: dict[str, str | None] = {"checkpoint": name, "checkpoint_sha256": None, "weights_sha256": None}
     if name:
         file = local_file(name)
         found["checkpoint"] = name if "://" in name else file.name
         if file.is_file():
             found["checkpoint_sha256"] = sha256(file)
-            found["weights_sha256"] = weights_sha256(load_checkpoint_file(file)["state_dict"])
-    if any(key.startswith("teacher.") for key in checkpoint["state_dict"]):
-        found["weights_sha256"] = weights_sha256(part_state_dict(checkpoint["state_dict"], "teacher"))
+            found["weights_sha256"] = weights_sha256(Checkpoint.read(file).state_dict)
+    if checkpoint.holds("teacher"):
+        found["weights_sha256"] = weights_sha256(checkpoint.part("teacher"))
     return found

@@ -18,16 +18,17 @@ from mmengine.config import Config
 
 import cankd
 from cankd.openmmlab.analysis.robustness import GROUPS, find_metric, insert_corruption, summarise
+from cankd.openmmlab.checkpoint import Checkpoint
 from cankd.openmmlab.engine.runner import Runner
-from cankd.openmmlab.inference import load_model, weights_file
+from cankd.openmmlab.loading import load_model
 from cankd.utils.files import sha256
 
 
-def fingerprint(cfg: Config, checkpoint: str, role: str) -> dict[str, str]:
+def fingerprint(cfg: Config, checkpoint: Checkpoint, role: str) -> dict[str, str]:
     """What tells whether results of a file are of these weights, this model and data."""
     parts = {key: cfg.get(key) for key in ("model", "test_dataloader", "test_evaluator")}
     text = json.dumps(parts, sort_keys=True, default=str)
-    file = weights_file(cfg, checkpoint, role)
+    file = checkpoint.source(role, cfg).name
     return {"checkpoint_sha256": sha256(file), "config_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
@@ -72,8 +73,9 @@ class StudiedModel:
         if "test_dataloader" not in cfg:
             raise ValueError(f"config: {cfg.filename} has no test_dataloader. Give the configuration of a training.")
         self.cfg = cfg
-        self.model, _ = load_model(cfg, checkpoint, role=role)
-        self.fingerprint = fingerprint(cfg, checkpoint, role)
+        content = Checkpoint.read(checkpoint)
+        self.model, _ = load_model(cfg, content, role=role)
+        self.fingerprint = fingerprint(cfg, content, role)
         self.options = options
         self.runner: Runner | None = None
         self.images = 0  # that the last evaluation was of

@@ -12,9 +12,11 @@ from mmengine.config import Config, DictAction
 from mmengine.model import BaseModel
 from torch import nn
 
-from cankd.openmmlab.checkpoint import add_trust_argument
+from cankd.openmmlab.checkpoint import Checkpoint
+from cankd.openmmlab.checkpoint_files import add_trust_argument
 from cankd.openmmlab.compat import module_of
-from cankd.openmmlab.inference import load_distiller, load_model, read_config, repo_of
+from cankd.openmmlab.configs import read_config, repo_of
+from cankd.openmmlab.loading import load_distiller, load_model
 from cankd.openmmlab.visualization.features import CHANNEL_REDUCTIONS, FeatureRecorder
 from cankd.utils.command_line import at_least
 
@@ -42,7 +44,7 @@ class LoadedModel(NamedTuple):
     title: str
     model: BaseModel
     cfg: Config
-    checkpoint: str
+    checkpoint: Checkpoint
 
 
 def command_parser(text: str | None) -> argparse.ArgumentParser:
@@ -154,7 +156,8 @@ def load_models(
     for title, config, checkpoint, role in models:
         cfg = read_config(config, cfg_options)
         check_repo(repo, cfg)
-        loaded.append(LoadedModel(title, *load_model(cfg, checkpoint, device, role), checkpoint))
+        content = Checkpoint.read(checkpoint)
+        loaded.append(LoadedModel(title, *load_model(cfg, content, device, role), content))
     return loaded
 
 

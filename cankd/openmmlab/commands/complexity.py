@@ -21,7 +21,8 @@ from typing import Sequence
 
 from cankd.openmmlab.analysis.complexity import loss_costs, model_cost
 from cankd.openmmlab.commands.arguments import command_parser
-from cankd.openmmlab.inference import ROLES, is_distillation_config, read_config, repo_of
+from cankd.openmmlab.configs import is_distillation_config, read_config, repo_of
+from cankd.openmmlab.loading import ROLES
 from cankd.utils.command_line import one_line_errors
 from cankd.utils.files import write_text
 

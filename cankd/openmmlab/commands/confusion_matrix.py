@@ -21,7 +21,7 @@ from mmengine.registry import DATASETS
 from cankd.openmmlab.analysis.confusion import BACKGROUND, confusion_matrix, load_predictions, row_percentages
 from cankd.openmmlab.commands.arguments import KeyValues, command_parser
 from cankd.openmmlab.compat import quiet_imports
-from cankd.openmmlab.inference import in_scope, read_config, test_dataset
+from cankd.openmmlab.configs import in_scope, read_config, test_dataset
 from cankd.openmmlab.visualization.matrices import Matrix, draw_matrices
 from cankd.utils.command_line import one_line_errors
 from cankd.utils.files import write_text

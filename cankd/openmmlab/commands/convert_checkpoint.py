@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Sequence
 
 import torch
-from torch import Tensor
 
-from cankd.openmmlab.checkpoint import add_trust_argument, load_checkpoint_file, save_whole, student_state_dict
+from cankd.openmmlab.checkpoint import Checkpoint, is_wide
+from cankd.openmmlab.checkpoint_files import add_trust_argument, save_whole
 from cankd.utils.command_line import one_line_errors
 
 
@@ -30,10 +30,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     folder = args.out_path or args.checkpoint.parent
     target = args.checkpoint if args.inplace else folder / f"{args.checkpoint.stem}_student.pth"
-    checkpoint = load_checkpoint_file(args.checkpoint)
-    state_dict = student_state_dict(checkpoint["state_dict"])
-    save_whole({"meta": checkpoint.get("meta", {}), "state_dict": state_dict}, target)
-    print(f"Wrote {len(state_dict)} of {len(checkpoint['state_dict'])} tensors to {target}")
+    checkpoint = Checkpoint.read(args.checkpoint)
+    student = checkpoint.converted()
+    save_whole(student, target)
+    print(f"Wrote {len(student['state_dict'])} of {len(checkpoint.state_dict)} tensors to {target}")
 
 
 @one_line_errors()
@@ -49,23 +49,9 @@ def shrink(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path)
     add_trust_argument(parser)
     args = parser.parse_args(argv)
-    state_dict = load_checkpoint_file(args.checkpoint)["state_dict"]
-    halves = {name: halved(value) for name, value in state_dict.items()}
-    save_whole({"meta": {}, "state_dict": halves}, args.out)
-    kept = [name for name, value in halves.items() if is_wide(value)]
+    shrunk = Checkpoint.read(args.checkpoint).shrunk()
+    save_whole(shrunk, args.out)
+    kept = [name for name, value in shrunk["state_dict"].items() if is_wide(value)]
     if kept:
         print(f"Not halved, because of values beyond {torch.finfo(torch.half).max:.0f}: {', '.join(kept)}")
-    print(f"Wrote {len(halves)} tensors, {args.out.stat().st_size / 1e6:.1f} MB, to {args.out}")
-
-
-def is_wide(value: Any) -> bool:
-    """Whether a value is a tensor that can be halved."""
-    return isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.half
-
-
-def halved(value: Any) -> Any:
-    """A tensor in half precision, unless a finite value would become infinite; anything else as it is."""
-    if not is_wide(value):
-        return value
-    half = value.half()
-    return half if bool((half.isfinite() | ~value.isfinite()).all()) else value
+    print(f"Wrote {len(shrunk['state_dict'])} tensors, {args.out.stat().st_size / 1e6:.1f} MB, to {args.out}")

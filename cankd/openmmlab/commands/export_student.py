@@ -37,9 +37,11 @@ from cankd.openmmlab.analysis.export import (
     teacher_of,
     weights_sha256,
 )
-from cankd.openmmlab.checkpoint import add_trust_argument, load_checkpoint_file
+from cankd.openmmlab.checkpoint import Checkpoint
+from cankd.openmmlab.checkpoint_files import add_trust_argument
 from cankd.openmmlab.commands.arguments import KeyValues, command_parser
-from cankd.openmmlab.inference import load_model, read_config
+from cankd.openmmlab.configs import read_config
+from cankd.openmmlab.loading import load_model
 from cankd.openmmlab.visualization.features import list_images
 from cankd.utils.command_line import at_least, one_line_errors
 from cankd.utils.files import sha256, write_text
@@ -70,13 +72,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if out.suffix != ".onnx":
         raise ValueError(f"--out: got {out}, expected a name that ends in .onnx.")
     cfg = read_config(args.config, args.cfg_options)
-    model, _ = load_model(cfg, args.checkpoint)
+    checkpoint = Checkpoint.read(args.checkpoint)
+    model, _ = load_model(cfg, checkpoint)
     part = DensePart(model)
     check_exportable(part)
     metrics = json.loads(args.metrics.read_text()) if args.metrics else None
     images = list_images(args.images or first_images(cfg))
     inputs = inputs_of(model, cfg, images, args.shape, args.dynamic)
-    teacher = teacher_of(load_checkpoint_file(args.checkpoint))
+    teacher = teacher_of(checkpoint)
     print(f"Exporting {', '.join(part.parts())} and comparing on {len(images)} images ...", flush=True)
     errors = export_and_check(part, inputs, out, args.dynamic, args.opset)
     with torch.no_grad():

@@ -24,10 +24,11 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 
-from cankd.openmmlab.checkpoint import save_whole
+from cankd.openmmlab.checkpoint_files import save_whole
 from cankd.openmmlab.compat import configs_folder
 from cankd.openmmlab.engine.processes import end_with_parent
-from cankd.openmmlab.inference import load_model, predict, prepare
+from cankd.openmmlab.inference import predict, prepare
+from cankd.openmmlab.loading import load_model
 from cankd.openmmlab.models import stock_model
 from cankd.openmmlab.visualization import Boxes, draw_box_panel, draw_curves, draw_heatmap_panel, feature_energy
 from cankd.utils.command_line import at_least

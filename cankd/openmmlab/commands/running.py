@@ -17,8 +17,9 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from torch import distributed
 
-from cankd.openmmlab.checkpoint import add_trust_argument, local_file
+from cankd.openmmlab.checkpoint_files import add_trust_argument, local_file
 from cankd.openmmlab.commands.arguments import KeyValues
+from cankd.openmmlab.configs import apply_options, is_distillation_config, read_config
 from cankd.openmmlab.engine.config_checks import (
     check_distiller,
     check_optimizer,
@@ -26,7 +27,6 @@ from cankd.openmmlab.engine.config_checks import (
     check_top_level,
 )
 from cankd.openmmlab.engine.processes import end_with_launcher
-from cankd.openmmlab.inference import apply_options, is_distillation_config, read_config
 from cankd.utils.command_line import one_line_errors
 
 # Launcher -> what it sets for each process, and what starts it.

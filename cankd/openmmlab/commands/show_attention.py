@@ -15,9 +15,12 @@ from typing import Sequence
 
 from cankd.openmmlab.commands import arguments
 from cankd.openmmlab.commands.running import tool_errors
-from cankd.openmmlab.inference import load_distillation, prepare, read_config, test_dataset
+from cankd.openmmlab.configs import read_config, test_dataset
+from cankd.openmmlab.inference import prepare
+from cankd.openmmlab.loading import load_distillation
+from cankd.openmmlab.recording import nearest_names
 from cankd.openmmlab.visualization.attention import attend, draw_attention, fractions
-from cankd.openmmlab.visualization.features import image_names, list_images, nearest_names, network_view
+from cankd.openmmlab.visualization.features import image_names, list_images, network_view
 
 
 def point(text: str) -> tuple[float, float]:

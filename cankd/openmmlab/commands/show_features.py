@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cankd.openmmlab.commands import arguments
 from cankd.openmmlab.commands.running import tool_errors
-from cankd.openmmlab.inference import ROLES
+from cankd.openmmlab.loading import ROLES
 from cankd.openmmlab.visualization import Boxes, View, draw_heatmap_panel, draw_map_grid
 from cankd.openmmlab.visualization.features import (
     ENERGY_LABEL,

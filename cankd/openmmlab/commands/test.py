@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 from typing import Sequence
 
+from cankd.openmmlab.checkpoint import Checkpoint
 from cankd.openmmlab.commands.running import add_run_arguments, leave_process_group, load_config, run_errors
 from cankd.openmmlab.engine.predictions import DumpPredictions
-from cankd.openmmlab.engine.runner import Runner, unwrapped
-from cankd.openmmlab.inference import is_distillation_config, load_student
+from cankd.openmmlab.engine.runner import StudentRunner, unwrapped
+from cankd.openmmlab.loading import load_weights
 from cankd.utils.files import check_writable
 
 
@@ -33,12 +34,10 @@ def test(args: argparse.Namespace) -> None:
         check_writable(args.out)
     cfg = load_config(args)
     cfg.load_from = None
-    if is_distillation_config(cfg):
-        cfg.model.teacher_ckpt = None  # the student alone is evaluated
-    runner = Runner.from_cfg(cfg)
+    runner = StudentRunner.from_cfg(cfg)
     if args.checkpoint != "none":
-        model = unwrapped(runner.model)
-        load_student(getattr(model, "student", model), args.checkpoint, cfg.filename)
+        checkpoint = Checkpoint.read(args.checkpoint)
+        load_weights(unwrapped(runner.model), checkpoint.weights(), args.checkpoint, cfg.filename)
     if args.out:
         runner.test_evaluator.metrics.append(DumpPredictions(out_file_path=args.out))
     runner.test()

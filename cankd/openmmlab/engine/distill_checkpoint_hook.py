@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.registry import HOOKS
 
-from cankd.openmmlab.checkpoint import TEACHER_PREFIX, keep_teacher
+from cankd.openmmlab.checkpoint import Checkpoint, drop_teacher
 from cankd.openmmlab.engine.resumable_checkpoint_hook import ResumableCheckpointHook
 from cankd.openmmlab.engine.runner import unwrapped
 
@@ -35,8 +35,7 @@ class DistillCheckpointHook(ResumableCheckpointHook):
         weights = checkpoint["state_dict"]
         all_tensors, all_bytes = len(weights), _size(weights)
         for state_dict in (weights, checkpoint.get("ema_state_dict", {})):  # the average of weights has a teacher, too
-            for key in [key for key in state_dict if key.startswith((TEACHER_PREFIX, f"module.{TEACHER_PREFIX}"))]:
-                del state_dict[key]
+            drop_teacher(state_dict)
         if not self._has_told:
             self._has_told = True
             runner.logger.info(
@@ -47,13 +46,12 @@ class DistillCheckpointHook(ResumableCheckpointHook):
     def after_load_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
         """Puts the algorithm's own teacher in, so that loading changes nothing in it."""
         super().after_load_checkpoint(runner, checkpoint)
-        state_dict = checkpoint.get("state_dict", checkpoint)
-        has_teacher = any(key.startswith(TEACHER_PREFIX) for key in state_dict)
+        loaded = Checkpoint(checkpoint)
         teacher = getattr(unwrapped(runner.model), "teacher", None)
-        if teacher is None or (has_teacher and not self._restores_teacher(runner)):
+        if teacher is None or (loaded.holds("teacher") and not self._restores_teacher(runner)):
             return
-        keep_teacher(state_dict, teacher)
-        saved, now = checkpoint.get("meta", {}).get("teacher_ckpt"), _teacher_ckpt(runner)
+        loaded.keep_teacher(teacher)
+        saved, now = loaded.meta.get("teacher_ckpt"), _teacher_ckpt(runner)
         if saved and now and saved != now:
             runner.logger.warning(f"The checkpoint was trained under the teacher {saved}; this run's is {now}.")
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 
-from cankd.openmmlab.checkpoint import UnsafeCheckpoint, load_checkpoint_file
+from cankd.openmmlab.checkpoint_files import UnsafeCheckpoint, load_checkpoint_file
 
 
 def find_checkpoint(work_dir: str | Path) -> tuple[str, dict[str, Any]] | None:

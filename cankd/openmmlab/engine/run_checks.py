@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Sequence
 
 import torch
 from mmengine.dist import all_reduce, get_rank
@@ -13,9 +13,11 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
-from cankd.openmmlab.checkpoint import TEACHER_PREFIX, load_checkpoint_file, save_whole
+from cankd.openmmlab.checkpoint import Checkpoint, any_fits, drop_teacher
+from cankd.openmmlab.checkpoint_files import save_whole
 from cankd.openmmlab.engine.inherit_teacher_hook import InheritTeacherHook
 from cankd.openmmlab.engine.runner import unwrapped
+from cankd.openmmlab.recording import watch_calls
 
 # Modules whose num_classes is the number of the data set's classes.
 HEADS = ("bbox_head", "mask_head", "decode_head", "auxiliary_head", "head")
@@ -42,16 +44,15 @@ class RunChecksHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of which nothing fits the model."""
-        weights = checkpoint.get("state_dict", checkpoint)
-        given = {key[7:] if key.startswith("module.") else key: value for key, value in weights.items()}
-        own = unwrapped(runner.model).state_dict()
-        if not any(key in own and own[key].shape == getattr(value, "shape", None) for key, value in given.items()):
+        loaded, model = Checkpoint(checkpoint), unwrapped(runner.model)
+        if not any_fits(loaded.state_dict, model):
             raise ValueError(
-                f"load_from: no tensor of the checkpoint fits the model, whose first is {next(iter(own), None)}; the "
-                f"checkpoint's is {next(iter(given), None)}. A distillation's student starts from weights of its own "
-                "with model.architecture.init_cfg=dict(type='Pretrained', checkpoint=FILE)."
+                f"load_from: no tensor of the checkpoint fits the model, whose first is "
+                f"{next(iter(model.state_dict()), None)}; the checkpoint's is {next(iter(loaded.state_dict), None)}. "
+                "A distillation's student starts from weights of its own with "
+                "model.architecture.init_cfg=dict(type='Pretrained', checkpoint=FILE)."
             )
-        self._in_checkpoint = _cut(given, TEACHER_PREFIX)
+        self._in_checkpoint = loaded.tensors("teacher")
 
     def before_train(self, runner) -> None:
         """Checks classes and teacher."""
@@ -81,8 +82,7 @@ class RunChecksHook(Hook):
         """The names of the teacher's floating-point tensors that have no checkpoint's values."""
         init_cfg = getattr(teacher, "init_cfg", None)
         pretrained = init_cfg.get("checkpoint") if isinstance(init_cfg, dict) else None
-        sources = [load_checkpoint_file(name)["state_dict"] for name in (file, pretrained) if name]
-        sources = [_cut(source, "module.") or source for source in sources] + [self._in_checkpoint]
+        sources = [Checkpoint.read(name).state_dict for name in (file, pretrained) if name] + [self._in_checkpoint]
         own = {name: value for name, value in teacher.state_dict().items() if value.is_floating_point()}
         missing = [name for name in own if not any(_is_in(own[name], source.get(name)) for source in sources)]
         # Some modules give a tensor of an older file another name while they load it.
@@ -92,24 +92,13 @@ class RunChecksHook(Hook):
     @staticmethod
     def _watch(algorithm: Any, missing: Sequence[str], file: str | None) -> None:
         """Refuses the run at its first step if the teacher uses a missing tensor there for what the losses read."""
-        called: set[str] = set()
-        hooks = []
-        for name in missing:
-            module = _caller(algorithm.teacher, name.rpartition(".")[0])
-            hooks.append(module.register_forward_pre_hook(lambda *_, name=name: called.add(name)))
+        modules = {name: _caller(algorithm.teacher, name.rpartition(".")[0]) for name in missing}
 
-        def judge(*_: Any) -> None:
-            for hook in hooks:
-                hook.remove()
+        def refuse_called(called: set[str]) -> None:
             _refuse(file, [name for name in missing if name in called])
 
-        # The student's turn comes when the teacher has left all records.
-        hooks.append(algorithm.student.register_forward_pre_hook(judge))
-
-
-def _cut(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The part of a state dict under a prefix, without it."""
-    return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+        # The student is called when the teacher has left all records.
+        watch_calls(modules, until=algorithm.student, then=refuse_called)
 
 
 def _is_in(value: Tensor, given: Any) -> bool:
@@ -283,9 +272,10 @@ class FiniteLossHook(Hook):
             return
         file = Path(runner.work_dir, f"non_finite_iter_{runner.iter + 1}_rank{get_rank()}.pth")
         weights = unwrapped(runner.model).state_dict()
+        drop_teacher(weights)
         save_whole(
             {
-                "state_dict": {name: value for name, value in weights.items() if not name.startswith(TEACHER_PREFIX)},
+                "state_dict": weights,
                 "losses": values,
                 "images": images,
                 "inputs": batch.get("inputs"),

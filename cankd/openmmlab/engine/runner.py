@@ -10,11 +10,13 @@ from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
-from mmengine.registry import HOOKS, MODEL_WRAPPERS
+from mmengine.registry import HOOKS, MODEL_WRAPPERS, MODELS
 from torch import distributed, nn
 
-from cankd.openmmlab.checkpoint import load_checkpoint_file
+from cankd.openmmlab.checkpoint_files import keep_what_is_read, load_checkpoint_file, release_what_was_read
+from cankd.openmmlab.configs import is_distillation_config
 from cankd.openmmlab.engine.resuming import find_checkpoint, holds_run
+from cankd.openmmlab.loading import build_model
 
 # Hooks of every run, beside mmengine's own default hooks.
 OWN_HOOKS = {"run_checks": {"type": "RunChecksHook"}, "finite_loss": {"type": "FiniteLossHook"}}
@@ -46,6 +48,16 @@ class Runner(mmengine.runner.Runner):
 
     _resume: bool
     _load_from: str | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        keep_what_is_read()  # building, loading and checking a model each want its files
+        super().__init__(*args, **kwargs)
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Calls a method of all hooks; when a loop begins, releases the checkpoint files that were read for it."""
+        super().call_hook(fn_name, **kwargs)
+        if fn_name in ("before_train", "before_val", "before_test"):
+            release_what_was_read()
 
     def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
         """Registers mmengine's hooks and :data:`OWN_HOOKS`, each of which a configuration may change or set to None."""
@@ -98,3 +110,16 @@ class Runner(mmengine.runner.Runner):
             model_wrapper_cfg.setdefault("broadcast_buffers", False)
             model_wrapper_cfg.setdefault("find_unused_parameters", self.cfg.get("find_unused_parameters", False))
         return super().wrap_model(model_wrapper_cfg, model)
+
+
+class StudentRunner(Runner):
+    """:class:`Runner` that tests the student of a distillation's configuration without building its teacher."""
+
+    def build_model(self, model: Any) -> nn.Module:
+        """Builds the student with the data preprocessor of the distillation; the model of any other configuration."""
+        if not is_distillation_config(self.cfg):
+            return super().build_model(model)
+        student = build_model(self.cfg)
+        if model.get("data_preprocessor"):  # the distillation's own, which precedes the student's
+            student.data_preprocessor = MODELS.build(model["data_preprocessor"])
+        return student

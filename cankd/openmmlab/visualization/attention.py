@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cankd.losses import NLKDINLoss
 from cankd.losses.cankd import CanBlock
+from cankd.openmmlab.recording import record_predictions
 from cankd.openmmlab.visualization.panels import View, save_figure, show_map
 
 Cell = Sequence[int]
@@ -162,10 +163,7 @@ def attend(
     losses = {name: loss for name, loss in distiller.distill_losses.items() if isinstance(loss, NLKDINLoss)}
     if not losses:
         raise ValueError("the distillation has no NLKDINLoss, expected at least one in distiller.distill_losses.")
-    with distiller.student_recorders:
-        student(**data, mode="predict")
-    with distiller.teacher_recorders:
-        teacher(**data, mode="predict")
+    record_predictions(distiller, student, teacher, data)
     found = {}
     for name, loss in losses.items():
         mappings = distiller.loss_forward_mappings[name]

@@ -9,7 +9,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from cankd.openmmlab.visualization.features import module_shapes, nearest_names
+from cankd.openmmlab.recording import module_shapes, nearest_names
 
 
 class _Logits(nn.Module):

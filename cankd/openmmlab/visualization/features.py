@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-from functools import partial
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Mapping, NamedTuple, Sequence
 
 import cv2
 import numpy as np
@@ -13,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmrazor.models.task_modules import RecorderManager
 from torch import Tensor, nn
 
 from cankd.openmmlab.inference import prepare
+from cankd.openmmlab.recording import ModelRecorder
 from cankd.openmmlab.visualization.panels import Boxes, View, feature_energy
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
@@ -125,53 +123,6 @@ def predicted_boxes(sample: Any, classes: Sequence[str], score_thr: float) -> Bo
     return Boxes(found.bboxes.numpy(), captions, scores)
 
 
-def nearest_names(name: str, names: Sequence[str]) -> str:
-    """The names most like one that does not exist, for an error message."""
-    last = name.split(".")[-1]
-    near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
-    near += [other for other in names if other.split(".")[-1] == last and other not in near]
-    return ", ".join((near or [other for other in names if "." not in other])[:6])
-
-
-def check_source(model: nn.Module, recorder: Mapping[str, Any], name: str) -> None:
-    """Checks that a module or parameter recorder's source exists in a model.
-
-    Args:
-        model: where it is to record.
-        recorder: its configuration.
-        name: of the recorder.
-
-    Raises:
-        ValueError: with the nearest names that exist, if it does not.
-    """
-    kind = str(recorder.get("type"))
-    if not kind.startswith(("Module", "Parameter")):
-        return
-    there = dict(model.named_parameters() if kind.startswith("Parameter") else model.named_modules())
-    if recorder.get("source") not in there or not recorder["source"]:
-        raise ValueError(
-            f"recorder {name!r}: got source={recorder.get('source')!r}, which the model does not have; the nearest are "
-            f"{nearest_names(str(recorder.get('source')), [key for key in there if key])}. "
-            "tools/list_modules.py CONFIG lists all."
-        )
-
-
-def own_source(model: nn.Module, recorder: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorder of a model's own modules, where the published files name them as parts of a distillation.
-
-    Args:
-        model: where it is to record.
-        recorder: its configuration; ``architecture.neck``, say, is the model's ``neck``.
-
-    Returns:
-        The configuration for this model.
-    """
-    source, prefix = str(recorder.get("source")), "architecture."
-    if source.startswith(prefix) and not hasattr(model, "architecture"):
-        return {**recorder, "source": source[len(prefix) :]}
-    return dict(recorder)
-
-
 def network_view(batch: Mapping[str, Any], covered: Sequence[int]) -> View:
     """The image as the network sees it: resized and cropped by the test pipeline, not normalised.
 
@@ -190,7 +141,7 @@ class FeatureRecorder:
     """Runs a model on image files and returns the maps that a visualization configuration names.
 
     Args:
-        model: from :func:`cankd.openmmlab.inference.load_model`. Its in-place activations are switched
+        model: from :func:`cankd.openmmlab.loading.load_model`. Its in-place activations are switched
             off, so that a record stays what the module put out.
         cfg: its configuration.
         recorders: name -> recorder configuration, as in mmrazor; a source may say
@@ -211,9 +162,6 @@ class FeatureRecorder:
         mappings: Mapping[str, Any],
         connectors: Mapping[str, nn.Module] | None = None,
     ) -> None:
-        recorders = {name: own_source(model, recorder) for name, recorder in recorders.items()}
-        for name, recorder in recorders.items():
-            check_source(model, recorder, name)
         for name, mapping in mappings.items():
             if mapping.get("recorder") not in recorders:
                 known = ", ".join(recorders)
@@ -228,13 +176,9 @@ class FeatureRecorder:
                 "the segmenter tests by sliding window, so its maps show crops. Give "
                 "--cfg-options model.test_cfg.mode=whole (model.architecture.test_cfg.mode in a distillation config)."
             )
-        for module in model.modules():
-            if isinstance(getattr(module, "inplace", None), bool):
-                module.inplace = False
         self.model, self.cfg, self.mappings = model, cfg, mappings
         self.connectors = connectors or {}
-        self.manager = RecorderManager({name: {"_scope_": "mmrazor", **cfg} for name, cfg in recorders.items()})
-        self.manager.initialize(model)
+        self.recorder = ModelRecorder(model, recorders)
 
     @torch.no_grad()
     def __call__(self, image: str | Path) -> Recorded:
@@ -248,11 +192,11 @@ class FeatureRecorder:
         """
         batch = prepare(self.cfg, image)
         data = self.model.data_preprocessor(batch, False)
-        with self.manager:
+        with self.recorder:
             sample = self.model(**data, mode="predict")[0]
         maps: dict[str, Tensor] = {}
         for name, mapping in self.mappings.items():
-            record = self._record(name, **{key: value for key, value in mapping.items() if key != "connector"})
+            record = self.recorder.record(name, **{key: value for key, value in mapping.items() if key != "connector"})
             parts = {f"{name}_{i}": part for i, part in enumerate(record)} if isinstance(record, (list, tuple)) else {}
             for key, part in (parts or {name: record}).items():
                 if not isinstance(part, Tensor) or part.dim() != 4:
@@ -274,21 +218,6 @@ class FeatureRecorder:
                 f"mapping {mapping!r}: a map {tuple(feature.shape)} does not fit connector {connector!r} ({error}). "
                 "Map the record that the distillation sends through it."
             ) from error
-
-    def _record(self, name: str, recorder: str, record_idx: int = 0, data_idx: int | None = None) -> Any:
-        """One record, with its limits in the error if there is none."""
-        found = self.manager.get_recorder(recorder)
-        try:
-            return found.get_record_data(record_idx, data_idx)
-        except (AssertionError, TypeError) as error:
-            buffer = found.data_buffer
-            if record_idx >= len(buffer):
-                problem = f"record_idx={record_idx}, but the module ran {len(buffer)} times"
-            elif isinstance(buffer[record_idx], (list, tuple)):
-                problem = f"data_idx={data_idx}, but the module put out {len(buffer[record_idx])} maps"
-            else:
-                problem = f"data_idx={data_idx}, but the module put out one map; leave data_idx out"
-            raise ValueError(f"mapping {name!r} of recorder {recorder!r}: got {problem}.") from error
 
 
 def standardise(feature: Tensor) -> Tensor:
@@ -375,42 +304,3 @@ def panel_row(
     """One row of a panel: every map reduced to one channel, by its energy unless told otherwise."""
     reduced = [reduce_channels(feature, reduction or "energy", 1, use_norm, resize_shape) for feature in maps.values()]
     return [values for shown in reduced for values in shown.values()]
-
-
-# Of one output among a module's: record_idx, then data_idx and further indices of nested outputs.
-OutputIndex = Tuple[int, ...]
-
-
-def module_shapes(model: BaseModel, data: Mapping[str, Any]) -> dict[str, dict[OutputIndex, tuple[int, ...]]]:
-    """The shape of every tensor that each module puts out when the model predicts.
-
-    Args:
-        model: in eval mode.
-        data: what its ``data_preprocessor`` returned.
-
-    Returns:
-        Name of the module -> index of the output, see :data:`OutputIndex` -> shape. A module that
-        does not run (such as an auxiliary head, which only training uses) has none.
-    """
-    shapes: dict[str, dict[OutputIndex, tuple[int, ...]]] = {name: {} for name, _ in model.named_modules() if name}
-    calls = dict.fromkeys(shapes, 0)
-
-    def collect(name: str, index: OutputIndex, output: Any) -> None:
-        if isinstance(output, Tensor):
-            shapes[name][index] = tuple(output.shape)
-        elif isinstance(output, (list, tuple)):
-            for i, part in enumerate(output):
-                collect(name, (*index, i), part)
-
-    def hook(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        collect(name, (calls[name],), output)
-        calls[name] += 1
-
-    handles = [module.register_forward_hook(partial(hook, name)) for name, module in model.named_modules() if name]
-    try:
-        with torch.no_grad():
-            model(**data, mode="predict")
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes

@@ -9,7 +9,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, TRANSFORMS
 
-from cankd.openmmlab.inference import in_scope, test_dataset
+from cankd.openmmlab.configs import in_scope, test_dataset
 from cankd.openmmlab.visualization.panels import Boxes
 
 

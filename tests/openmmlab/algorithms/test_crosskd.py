@@ -18,7 +18,7 @@ from mmengine.structures import InstanceData
 from mmrazor.registry import MODELS
 
 from cankd.openmmlab.algorithms.crosskd import ADAPTERS, align, quality_focal_loss
-from cankd.openmmlab.checkpoint import load_checkpoint_file, student_state_dict
+from cankd.openmmlab.checkpoint import Checkpoint
 from cankd.openmmlab.models import stock_model
 from tests.conftest import GOLDEN, ROOT, TOLERANCE, free_port, relative_error, run_command
 from tests.demo import options_for, records_of
@@ -459,7 +459,7 @@ def test_two_processes_train_the_student_like_one_with_the_doubled_batch(mini_da
         command = f"bash tools/dist_train.sh {config} {processes} --work-dir {work_dir}".split()
         run_command(*command, *options, PORT=free_port(), OMP_NUM_THREADS="1")
         records[processes] = [records_of(work_dir, rank) for rank in range(processes)]
-        students[processes] = student_state_dict(load_checkpoint_file(work_dir / "iter_1.pth")["state_dict"])
+        students[processes] = Checkpoint.read(work_dir / "iter_1.pth").part("student")
     (single,), ranks = records[1], records[2]
     parts = {"student": ("cls", "bbox", "centerness"), "crosskd": ("cls", "reg", "centerness")}
     names = {f"{owner}.loss_{part}" for owner, found in parts.items() for part in found}

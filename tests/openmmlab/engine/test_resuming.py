@@ -17,11 +17,11 @@ import pytest
 import torch
 from mmengine.hooks import CheckpointHook
 
-from cankd.openmmlab.checkpoint import UnsafeCheckpoint, load_checkpoint_file
+from cankd.openmmlab.checkpoint_files import UnsafeCheckpoint, load_checkpoint_file
+from cankd.openmmlab.configs import read_config
 from cankd.openmmlab.engine import Runner
 from cankd.openmmlab.engine.processes import end_with_launcher
 from cankd.openmmlab.engine.resuming import find_checkpoint
-from cankd.openmmlab.inference import read_config
 from cankd.utils.files import is_alive, remove_leftovers
 from tests.conftest import ROOT, free_port, run_command
 from tests.in_process import call_tool

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from cankd.openmmlab.checkpoint import load_checkpoint_file
+from cankd.openmmlab.checkpoint_files import load_checkpoint_file
 from cankd.openmmlab.engine.run_checks import RunChecksHook, _caller, _categories, _datasets
 from tests.conftest import free_port, run_command
 from tests.demo import DATA, DEMO, TEACHER_CKPT

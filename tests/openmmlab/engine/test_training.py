@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cankd.openmmlab.checkpoint import load_checkpoint_file
+from cankd.openmmlab.checkpoint_files import load_checkpoint_file
 from cankd.openmmlab.models import stock_model
 from tests.conftest import ROOT, free_port, relative_error, run_command, run_python
 from tests.demo import CANKD, STUDENT, TEACHER, options_for, records_of
