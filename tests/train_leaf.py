@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from cankd.openmmlab.checkpoint_files import save_whole
+from cankd.openmmlab.configs import read_config
 from cankd.openmmlab.models import stock_model
 from tests.conftest import ROOT
 
@@ -60,7 +60,7 @@ def shrink(config: Any, size: int, roots: tuple[str, str]) -> Any:
 
 def overlay(leaf: Path, data: Path, size: int, teachers: Path) -> dict:
     """The leaf's configuration, resolved, with what the tests change in it."""
-    cfg = Config.fromfile(leaf)
+    cfg = read_config(leaf)
     dataset = cfg.train_dataloader.dataset
     roots = (dataset.data_root, str(data / LAYOUTS[dataset.type]))
     cfg = cfg.to_dict()

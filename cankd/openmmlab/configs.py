@@ -12,15 +12,17 @@ from mmengine.hub import get_config
 from mmengine.registry import DATASETS, DefaultScope
 
 from cankd.openmmlab.compat import module_of, own_config, quiet_imports
+from cankd.openmmlab.distillers import expand_distiller
 
 
-def read_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> Config:
+def read_config(path: str | Path, cfg_options: dict[str, Any] | None = None, expand: bool = True) -> Config:
     """Reads a configuration file.
 
     Args:
         path: configuration file, or ``package::path`` of one that cankd, mmdet, mmseg or mmpretrain ships.
         cfg_options: overrides, dotted key -> value. Defaults to none. ``teacher_ckpt`` replaces a
             distillation's, wherever its configuration uses it; other models have no use for it.
+        expand: whether a distiller in the short form is expanded. Defaults to True.
 
     Returns:
         The configuration.
@@ -33,6 +35,8 @@ def read_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> 
     if "model" not in cfg:
         raise ValueError(f"config: {path} has no `model`. Give the configuration of a training.")
     apply_options(cfg, cfg_options or {})
+    if expand:
+        expand_config(cfg)
     return cfg
 
 
@@ -59,6 +63,19 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
     cfg.merge_from_dict(options)
     if "teacher_ckpt" in options and is_distillation_config(cfg):
         cfg.model.teacher_ckpt = cfg.teacher_ckpt
+
+
+def expand_config(cfg: Config) -> None:
+    """Expands the distiller of a configuration in place, if it has the short form.
+
+    Args:
+        cfg: configuration of a distillation or of a single model.
+
+    Raises:
+        ValueError: for a faulty short form; see :func:`~cankd.openmmlab.distillers.expand_distiller`.
+    """
+    if is_distillation_config(cfg) and cfg.model.get("distiller"):
+        cfg.model.distiller = expand_distiller(cfg.model.distiller)
 
 
 def is_distillation_config(cfg: Config) -> bool:

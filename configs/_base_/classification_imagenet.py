@@ -1,4 +1,4 @@
-# Distillation of a classifier's last backbone stage on ImageNet-1k: 100 epochs, stock data and schedule.
+# CanKD on the last stage of a classifier's backbone, on ImageNet-1k: 100 epochs, stock data and schedule.
 _base_ = [
     "mmpretrain::_base_/datasets/imagenet_bs32.py",
     "mmpretrain::_base_/schedules/imagenet_bs256.py",
@@ -12,18 +12,7 @@ model = dict(
     type="PartialTeacherDistill",
     architecture=dict(type="StockModel"),
     teacher=dict(type="StockModel"),
-    distiller=dict(
-        type="ConfigurableDistiller",
-        student_recorders=dict(backbone=dict(type="ModuleOutputs", source="backbone.layer4")),
-        teacher_recorders=dict(backbone=dict(type="ModuleOutputs", source="backbone.layer4")),
-        distill_losses=dict(loss_backbone=dict(type="NLKDINLoss", loss_weight=10)),
-        loss_forward_mappings=dict(
-            loss_backbone=dict(
-                s_feature=dict(recorder="backbone", from_student=True),
-                t_feature=dict(recorder="backbone", from_student=False),
-            )
-        ),
-    ),
+    distiller=dict(type="LevelDistiller", source="backbone.layer4", loss=dict(type="NLKDINLoss", loss_weight=10)),
 )
 find_unused_parameters = True
 default_hooks = dict(checkpoint=dict(type="DistillCheckpointHook"))

@@ -1,7 +1,6 @@
-# What the COCO detection rows share: stock data, the published optimizer (2 GPUs, batch 2 each), a
-# validation that knows the teacher's score, and checkpoints without the teacher.
+# COCO for 12 epochs: stock data, the published optimizer (2 GPUs, batch 2 each), a validation that also evaluates the
+# teacher, and checkpoints without the teacher.
 _base_ = [
-    "./fpn.py",
     "mmdet::_base_/datasets/coco_detection.py",
     "mmdet::_base_/schedules/schedule_1x.py",
     "mmdet::_base_/default_runtime.py",

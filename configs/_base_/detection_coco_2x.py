@@ -1,8 +1,12 @@
-# The same for 24 epochs.
-_base_ = ["./detection_coco_1x.py"]
-
-train_cfg = dict(max_epochs=24)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=500),
-    dict(type="MultiStepLR", begin=0, end=24, by_epoch=True, milestones=[16, 22], gamma=0.1),
+# COCO for 24 epochs: stock data, the published optimizer (2 GPUs, batch 2 each), a validation that also evaluates the
+# teacher, and checkpoints without the teacher.
+_base_ = [
+    "mmdet::_base_/datasets/coco_detection.py",
+    "mmdet::_base_/schedules/schedule_2x.py",
+    "mmdet::_base_/default_runtime.py",
 ]
+
+optim_wrapper = dict(optimizer=dict(lr=0.005), clip_grad=dict(max_norm=35, norm_type=2))
+auto_scale_lr = dict(base_batch_size=4)
+val_cfg = dict(type="DistillValLoop")
+default_hooks = dict(checkpoint=dict(type="DistillCheckpointHook"))

@@ -1,6 +1,6 @@
-# Distillation of a segmenter's backbone: the last stages' maps, the student's mapped to the teacher's
-# channels by a 1x1 convolution. Stock Cityscapes data, 80k iterations, the published optimizer
-# (2 GPUs, batch 2 each), a validation that knows the teacher's score.
+# CanKD on the last stage of a segmenter's backbone; a 1x1 convolution maps the student's channels to the teacher's.
+# Stock Cityscapes data, 80k iterations, the published optimizer (2 GPUs, batch 2 each), a validation that also
+# evaluates the teacher, and checkpoints without the teacher.
 _base_ = [
     "mmseg::_base_/datasets/cityscapes.py",
     "mmseg::_base_/schedules/schedule_80k.py",
@@ -14,19 +14,10 @@ model = dict(
     architecture=dict(type="StockModel"),
     teacher=dict(type="StockModel"),
     distiller=dict(
-        type="ConfigurableDistiller",
-        student_recorders=dict(backbone=dict(type="ModuleOutputs", source="backbone.layer4")),
-        teacher_recorders=dict(backbone=dict(type="ModuleOutputs", source="backbone.layer4")),
-        connectors=dict(
-            backbone=dict(type="ConvModuleConnector", in_channel=512, out_channel=2048, norm_cfg=None, act_cfg=None)
-        ),
-        distill_losses=dict(loss_backbone=dict(type="NLKDINLoss", in_channels=2048, loss_weight=10)),
-        loss_forward_mappings=dict(
-            loss_backbone=dict(
-                s_feature=dict(recorder="backbone", from_student=True, connector="backbone"),
-                t_feature=dict(recorder="backbone", from_student=False),
-            )
-        ),
+        type="LevelDistiller",
+        source="backbone.layer4",
+        loss=dict(type="NLKDINLoss", in_channels=2048, loss_weight=10),
+        connector=dict(type="ConvModuleConnector", in_channel=512, out_channel=2048, norm_cfg=None, act_cfg=None),
     ),
 )
 find_unused_parameters = True

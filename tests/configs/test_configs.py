@@ -15,6 +15,7 @@ from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 
 from cankd.openmmlab.compat import module_of
+from cankd.openmmlab.configs import read_config
 from cankd.openmmlab.models.stock import stock_config
 from tests.conftest import ROOT
 from tests.train_leaf import tiny_bert
@@ -34,7 +35,7 @@ DL_R101 = "deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024"
 DL_R18 = "deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024"
 
 # Leaf of mmdet -> student, teacher (stock), end of the teacher's checkpoint, epochs, loss arguments
-# beyond in_channels=256 and loss_weight=10, dagger.
+# beyond in_channels=256 and loss_weight=10, arguments of the hook that inherits (None: none).
 R101, X101 = "retinanet_r101_fpn_2x_coco_20200131-5560aee8", "retinanet_x101_64x4d_fpn_1x_coco_20200130-366f5af1"
 FASTER = "faster_rcnn_r101_fpn_2x_coco_bbox_mAP-0.398_20200504_210455-1d2dac9c"
 FCOS = "fcos_r101_caffe_fpn_gn-head_mstrain_640-800_2x_coco-511424d6"
@@ -56,7 +57,7 @@ _PAIRS: dict[str, tuple] = {
 DETECTION: dict[str, tuple] = {}
 for _name, _row in _PAIRS.items():
     DETECTION[f"cankd_fpn_{_name}"] = (*_row, {}, None)
-    DETECTION[f"cankd-dagger_fpn_{_name}"] = (*_row, {}, {})
+    DETECTION[f"cankd-inherit_fpn_{_name}"] = (*_row, {}, {})
 for _name, _loss in {
     "cankd-gaussian": {"affinity": "gaussian"},
     "cankd-embedded-gaussian": {"affinity": "embedded_gaussian"},
@@ -180,12 +181,12 @@ DETR: dict[str, tuple] = {
     ),
 }
 # What lasts in the same leaves where everything does that the published files meant to inherit.
-DETR_DAGGERS = {
+DETR_INHERIT = {
     "dino_r101_dino_r50_12e_coco": ["neck", "encoder", "decoder", "bbox_head"],
     "dino_swin-l_dino_swin-b_12e_coco": ["encoder", "decoder", "bbox_head"],
     "grounding-dino_r101_grounding-dino_r50_1x_coco": ["bbox_head"],
 }
-OBJECTS365 = "cankd-dagger_fpn_retinanet_r101_retinanet_r50_1x_objects365v2"
+OBJECTS365 = "cankd-inherit_fpn_retinanet_r101_retinanet_r50_1x_objects365v2"
 # Leaf of a classifier -> what differs from the stock ResNet-18, stock teacher, end of the checkpoint,
 # student's recorder, its channels, the teacher's.
 CLASSIFICATION: dict[str, tuple] = {
@@ -239,8 +240,8 @@ def _differences(model: dict, stock: str) -> dict[tuple, Any]:
 
 def test_every_leaf_is_in_the_table_and_in_the_metafile():
     leaves = {path.stem: path for path in DISTILL.glob("*/cankd/*.py")}
-    daggers = {f"cankd-dagger_neck_{name}" for name in DETR_DAGGERS}
-    assert set(leaves) == {*DETECTION, *SEGMENTATION, *DETR, *daggers, OBJECTS365, *CLASSIFICATION}
+    inherits = {f"cankd-inherit_neck_{name}" for name in DETR_INHERIT}
+    assert set(leaves) == {*DETECTION, *SEGMENTATION, *DETR, *inherits, OBJECTS365, *CLASSIFICATION}
     models = yaml.safe_load((ROOT / "configs" / "metafile.yml").read_text(encoding="utf-8"))["models"]
     assert sorted(m["config"] for m in models) == sorted(
         str(path.relative_to(ROOT / "configs")) for path in DISTILL.rglob("*.py")
@@ -280,13 +281,13 @@ def published_weights(model: dict) -> str:
 
 @pytest.mark.parametrize("path", sorted(DISTILL.glob("*/cankd/*.py")), ids=lambda path: path.stem)
 def test_checkpoints_leave_the_teacher_out(path):
-    assert Config.fromfile(path).default_hooks.checkpoint.type == "DistillCheckpointHook"
+    assert read_config(path).default_hooks.checkpoint.type == "DistillCheckpointHook"
 
 
 @pytest.mark.parametrize("name", sorted(DETECTION))
 def test_detection_leaf(name):
-    student, teacher, checkpoint, epochs, loss_differences, dagger = DETECTION[name]
-    cfg = Config.fromfile(DISTILL / "mmdet" / "cankd" / f"{name}.py")
+    student, teacher, checkpoint, epochs, loss_differences, inherit = DETECTION[name]
+    cfg = read_config(DISTILL / "mmdet" / "cankd" / f"{name}.py")
     assert cfg.model.type == "PartialTeacherDistill"
     assert _differences(cfg.model.architecture, DET.format(student)) == (
         FCOS_DIFFERENCES if student == FCOS_R50 else {}
@@ -306,7 +307,7 @@ def test_detection_leaf(name):
             "s_feature": {"recorder": "fpn", "from_student": True, "data_idx": level},
             "t_feature": {"recorder": "fpn", "from_student": False, "data_idx": level},
         }
-    assert cfg.get("custom_hooks") == (None if dagger is None else [{"type": "InheritTeacherHook", **dagger}])
+    assert cfg.get("custom_hooks") == (None if inherit is None else [{"type": "InheritTeacherHook", **inherit}])
     optimizer = dict(type="SGD", lr=0.005, momentum=0.9, weight_decay=1e-4)
     assert cfg.optim_wrapper.optimizer == optimizer and cfg.optim_wrapper.type == "OptimWrapper"
     assert cfg.optim_wrapper.clip_grad == dict(max_norm=35, norm_type=2)
@@ -326,7 +327,7 @@ def test_detection_leaf(name):
 @pytest.mark.parametrize("name", sorted(SEGMENTATION))
 def test_segmentation_leaf(name):
     student, teacher, checkpoint, weight, source, channels = SEGMENTATION[name]
-    cfg = Config.fromfile(DISTILL / "mmseg" / "cankd" / f"{name}.py")
+    cfg = read_config(DISTILL / "mmseg" / "cankd" / f"{name}.py")
     assert cfg.model.type == "PartialTeacherDistill"
     assert _differences(cfg.model.architecture, SEG.format(student)) == {}
     assert _differences(cfg.model.teacher, SEG.format(teacher)) == {}
@@ -354,7 +355,7 @@ def test_segmentation_leaf(name):
 def test_detr_leaf(name):
     (student, student_differs, teacher, teacher_differs, checkpoint, levels, inherited, epochs, step, lr, batch,
      custom_keys) = DETR[name]  # fmt: skip
-    cfg = Config.fromfile(DISTILL / "mmdet" / "cankd" / f"{name}.py")
+    cfg = read_config(DISTILL / "mmdet" / "cankd" / f"{name}.py")
     assert cfg.model.type == "PartialTeacherDistill"
     assert set(cfg.model) == {"_scope_", "type", "architecture", "teacher", "teacher_ckpt", "distiller"}
     assert _differences(cfg.model.architecture, DET.format(student)) == student_differs
@@ -386,20 +387,18 @@ def test_detr_leaf(name):
         assert _plain({**cfg[key], "batch_size": 0}) == _plain({**stock[key], "batch_size": 0}), key
 
 
-@pytest.mark.parametrize("name", DETR_DAGGERS)
-def test_detr_dagger_leaf(name):
-    cfg, without = (
-        Config.fromfile(DISTILL / f"mmdet/cankd/{kind}_neck_{name}.py") for kind in ("cankd-dagger", "cankd")
-    )
-    assert cfg.pop("custom_hooks") == [{"type": "InheritTeacherHook", "modules": DETR_DAGGERS[name]}]
+@pytest.mark.parametrize("name", DETR_INHERIT)
+def test_detr_inherit_leaf(name):
+    cfg, without = (read_config(DISTILL / f"mmdet/cankd/{kind}_neck_{name}.py") for kind in ("cankd-inherit", "cankd"))
+    assert cfg.pop("custom_hooks") == [{"type": "InheritTeacherHook", "modules": DETR_INHERIT[name]}]
     without.pop("custom_hooks", None)
     assert cfg.to_dict() == without.to_dict()
 
 
 def test_objects365_leaf():
     stock = DET.format(TEACHERS["retinanet_r101_fpn_1x_objects365v2"])
-    cfg = Config.fromfile(DISTILL / "mmdet" / "cankd" / f"{OBJECTS365}.py")
-    coco = Config.fromfile(DISTILL / "mmdet" / "cankd" / "cankd_fpn_retinanet_r101_retinanet_r50_2x_coco.py")
+    cfg = read_config(DISTILL / "mmdet" / "cankd" / f"{OBJECTS365}.py")
+    coco = read_config(DISTILL / "mmdet" / "cankd" / "cankd_fpn_retinanet_r101_retinanet_r50_2x_coco.py")
     assert cfg.model.type == "PartialTeacherDistill" and cfg.model.distiller == coco.model.distiller
     assert _differences(cfg.model.architecture, stock) == {}
     assert _differences(cfg.model.teacher, stock) == R101_BACKBONE
@@ -418,7 +417,7 @@ def test_objects365_leaf():
 def test_classification_leaf(name):
     differs, teacher, checkpoint, source, channels, teacher_channels = CLASSIFICATION[name]
     stock = "mmpretrain::resnet/resnet18_8xb32_in1k.py"
-    cfg = Config.fromfile(DISTILL / "mmpretrain" / "cankd" / f"{name}.py")
+    cfg = read_config(DISTILL / "mmpretrain" / "cankd" / f"{name}.py")
     found = _differences(cfg.model.architecture, stock)
     assert found == differs
     assert _differences(cfg.model.teacher, f"mmpretrain::{teacher}.py") == {}
@@ -446,9 +445,9 @@ def test_every_teacher_without_a_checkpoint_has_its_training_configuration():
     configs = {path.stem: path for path in (ROOT / "configs" / "teachers").glob("*.py")}
     assert set(configs) == set(TEACHERS)
     for name, stock in TEACHERS.items():
-        cfg, cfg_stock = Config.fromfile(configs[name]), get_config(DET.format(stock))
+        cfg, cfg_stock = read_config(configs[name]), get_config(DET.format(stock))
         (leaf,) = [path for path in DISTILL.rglob("*.py") if f"work_dirs/{name}/" in path.read_text()]
-        distilled = Config.fromfile(leaf)
+        distilled = read_config(leaf)
         assert f"work_dirs/{name}/epoch_{cfg.train_cfg.max_epochs}.pth" == distilled.model.teacher_ckpt
         assert f"configs/teachers/{name}.py" in leaf.read_text()
         mine, theirs = _flat(_plain(cfg.model)), _flat(_plain(cfg_stock.model))
@@ -466,7 +465,7 @@ def test_every_teacher_without_a_checkpoint_has_its_training_configuration():
 
 def test_the_student_that_mmdet_lacks_has_its_training_configuration():
     (file,) = (ROOT / "configs" / "students").glob("*.py")
-    cfg, stock = Config.fromfile(file), get_config(DET.format(f"{SWIN_L}12e_coco"))
+    cfg, stock = read_config(file), get_config(DET.format(f"{SWIN_L}12e_coco"))
     mine, theirs = _flat(_plain(cfg.model)), _flat(_plain(stock.model))
     assert file.stem == "dino-5scale_swin-b_8xb2-12e_coco"
     assert {key: value for key, value in mine.items() if theirs.get(key) != value} == SWIN_B
@@ -498,7 +497,7 @@ PAIRS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PAIRS, ids=lambda path: path.stem)
 def test_every_pair_builds_and_its_recorders_find_their_modules(path, tmp_path):
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     cfg.model.teacher_ckpt = None
     if "grounding" in path.stem:
         for model in (cfg.model.architecture, cfg.model.teacher):

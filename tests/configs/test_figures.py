@@ -12,6 +12,7 @@ from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 
 from cankd.openmmlab.analysis.complexity import model_cost
+from cankd.openmmlab.configs import read_config
 from cankd.openmmlab.loading import build_model
 from tests.conftest import ROOT
 from tests.in_process import call_tool
@@ -66,24 +67,24 @@ PSPNET, PSPNET_DEEPLAB, DEEPLAB, DEEPLAB_MV2 = (
 ROWS: dict[str, dict[str, tuple]] = {
     "1": {
         f"cankd_fpn_{RETINANET}": (39.7, 58.6, 42.5, 21.8, 43.8, 53.6),
-        f"cankd-dagger_fpn_{RETINANET}": (39.8, 58.8, 42.6, 21.6, 44.0, 53.7),
+        f"cankd-inherit_fpn_{RETINANET}": (39.8, 58.8, 42.6, 21.6, 44.0, 53.7),
         f"fgd_fpn_{RETINANET}": (39.6, None, None, 22.9, 43.7, 53.6),
         f"cankd_fpn_{FASTER}": (40.1, 60.4, 43.7, 22.1, 44.3, 52.8),
-        f"cankd-dagger_fpn_{FASTER}": (40.7, 60.8, 44.4, 23.3, 44.9, 53.6),
+        f"cankd-inherit_fpn_{FASTER}": (40.7, 60.8, 44.4, 23.3, 44.9, 53.6),
         f"fgd_fpn_{FASTER}": (40.4, None, None, 22.8, 44.5, 53.5),
         f"pkd_fpn_{FASTER}": (40.5, 60.9, 44.4, 22.6, 44.8, 53.1),
         f"cankd_fpn_{FCOS}": (42.4, 60.8, 45.9, 26.1, 46.5, 55.0),
-        f"cankd-dagger_fpn_{FCOS}": (42.4, 60.8, 45.8, 26.8, 46.1, 55.2),
+        f"cankd-inherit_fpn_{FCOS}": (42.4, 60.8, 45.8, 26.8, 46.1, 55.2),
         f"fgd_fpn_{FCOS}": (42.1, None, None, 27.0, 46.0, 54.6),
     },
     "2": {
         f"cankd_fpn_{RETINANET_X101}": (41.0, 60.6, 43.8, 24.3, 45.9, 54.4),
-        f"cankd-dagger_fpn_{RETINANET_X101}": (41.1, 60.6, 43.8, 23.6, 45.4, 55.3),
+        f"cankd-inherit_fpn_{RETINANET_X101}": (41.1, 60.6, 43.8, 23.6, 45.4, 55.3),
         f"fbkd_fpn_{RETINANET_X101}": (39.6, 58.8, 42.1, 22.7, 43.3, 52.5),
         f"cankd_fpn_{CASCADE}": (42.0, 62.4, 45.6, 23.8, 46.4, 55.1),
-        f"cankd-dagger_fpn_{CASCADE}": (42.5, 62.9, 46.5, 23.9, 47.0, 56.7),
+        f"cankd-inherit_fpn_{CASCADE}": (42.5, 62.9, 46.5, 23.9, 47.0, 56.7),
         f"cankd_fpn_{REPPOINTS}": (42.4, 62.9, 45.6, 24.1, 46.5, 56.4),
-        f"cankd-dagger_fpn_{REPPOINTS}": (42.6, 63.1, 45.6, 24.1, 47.0, 56.4),
+        f"cankd-inherit_fpn_{REPPOINTS}": (42.6, 63.1, 45.6, 24.1, 47.0, 56.4),
         f"fgd_fpn_{REPPOINTS}": (41.3,),
     },
     "3": {f"cankd_fpn_{FCOS_X101}": (40.5, 59.9, 43.4, 23.2, 45.1, 54.2), f"pkd_fpn_{FCOS_X101}": (40.3,)},
@@ -103,7 +104,7 @@ ROWS: dict[str, dict[str, tuple]] = {
         f"pkd_neck_{DINO}": (49.2,),
         "cankd_neck_dino_swin-l_dino_swin-b_12e_coco": (56.5, 74.8, 61.9, 40.4, 60.0, 72.6),
         "cankd_neck_grounding-dino_r101_grounding-dino_r50_1x_coco": (49.8, 66.9, 54.1, 31.5, 53.1, 65.3),
-        "cankd-dagger_fpn_retinanet_r101_retinanet_r50_1x_objects365v2": (18.4, 26.6, 19.7, 7.7, 18.3, 24.9),
+        "cankd-inherit_fpn_retinanet_r101_retinanet_r50_1x_objects365v2": (18.4, 26.6, 19.7, 7.7, 18.3, 24.9),
     },
     "6": {f"l2_fpn_{REPPOINTS}": (41.4,), f"in-l2_fpn_{REPPOINTS}": (41.7,)},
     "7": {f"cankd-gaussian_fpn_{REPPOINTS}": (41.8,), f"cankd-embedded-gaussian_fpn_{REPPOINTS}": (41.9,)},
@@ -125,7 +126,7 @@ ROWS: dict[str, dict[str, tuple]] = {
     },
 }
 # Supplement 1, of the same runs.
-COCO_C = {f"cankd-dagger_fpn_{RETINANET}": (20.5, 51.6), f"fgd_fpn_{RETINANET}": (20.3, 51.3)}
+COCO_C = {f"cankd-inherit_fpn_{RETINANET}": (20.5, 51.6), f"fgd_fpn_{RETINANET}": (20.3, 51.3)}
 PRINTED = {leaf: (table, figures) for table, rows in ROWS.items() for leaf, figures in rows.items()}
 
 
@@ -178,7 +179,7 @@ TABLE_4 = {
 
 
 def _leaf(pair: str) -> Config:
-    return Config.fromfile(ROOT / "configs/distill/mmseg/cankd" / f"cankd_backbone_{pair}.py")
+    return read_config(ROOT / "configs/distill/mmseg/cankd" / f"cankd_backbone_{pair}.py")
 
 
 @pytest.mark.parametrize("name", TABLE_4)
@@ -204,7 +205,7 @@ def test_model_costs_are_mmengine_s(tmp_path):
     done = call_tool("analysis_tools/complexity.py", config, "--input-shape", 96, 96, "--out", tmp_path / "cost.json")
     models = json.loads((tmp_path / "cost.json").read_text())["models"]
     for role in ("student", "teacher"):
-        parameters = sum(parameter.numel() for parameter in build_model(Config.fromfile(config), role).parameters())
+        parameters = sum(parameter.numel() for parameter in build_model(read_config(config), role).parameters())
         assert models[role]["parameters"] == parameters and f"{parameters / 1e6:.2f}" in done.stdout
     assert sum(models["teacher"]["operations"].values()) > sum(models["student"]["operations"].values()) > 0
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from mmdet.models.dense_heads import ATSSHead, FCOSHead, GFLHead, RetinaHead
-from mmengine.config import Config
 from mmengine.hub import get_config
 from mmrazor.registry import MODELS
 
 from cankd.openmmlab.algorithms.crosskd import ADAPTERS
+from cankd.openmmlab.configs import read_config
 from tests.configs.test_configs import (
     DET,
     DISTILL,
@@ -78,17 +78,17 @@ CROSSKD.update({f"crosskd-pkd_head_{name}": row for name, row in _CROSSKD.items(
 RETINANET = ("retinanet/retinanet_r50_fpn_2x_coco", "retinanet/retinanet_r101_fpn_2x_coco")
 REPPOINTS_R50 = "reppoints/reppoints-moment_r50_fpn-gn_head-gn_2x_coco"
 ACAMKD: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "acamkd-dagger_fpn_retinanet_r101_retinanet_r50_2x_coco": (*RETINANET, {}),
-    "acamkd-dagger_fpn_faster-rcnn_r101_faster-rcnn_r50_2x_coco": (
+    "acamkd-inherit_fpn_retinanet_r101_retinanet_r50_2x_coco": (*RETINANET, {}),
+    "acamkd-inherit_fpn_faster-rcnn_r101_faster-rcnn_r50_2x_coco": (
         *("faster_rcnn/faster-rcnn_r50_fpn_2x_coco", "faster_rcnn/faster-rcnn_r101_fpn_2x_coco", {}),
     ),
-    "acamkd-dagger_fpn_reppoints_r101_reppoints_r50_2x_coco": (
+    "acamkd-inherit_fpn_reppoints_r101_reppoints_r50_2x_coco": (
         *(REPPOINTS_R50, "reppoints/reppoints-moment_r101_fpn-gn_head-gn_2x_coco", {}),
     ),
-    "acamkd-dagger_fpn_retinanet_x101_retinanet_r50_2x_coco": (
+    "acamkd-inherit_fpn_retinanet_x101_retinanet_r50_2x_coco": (
         *(RETINANET[0], "retinanet/retinanet_x101-64x4d_fpn_1x_coco", {}),
     ),
-    "acamkd-dagger_fpn_reppoints_x101_reppoints_r50_2x_coco": (
+    "acamkd-inherit_fpn_reppoints_x101_reppoints_r50_2x_coco": (
         *(REPPOINTS_R50, "reppoints/reppoints-moment_x101-dconv-c3-c5_fpn-gn_head-gn_2x_coco", {}),
     ),
 }
@@ -100,7 +100,7 @@ _MASKS: dict[str, dict[str, Any]] = {
     "teacher": {"mask_source": "teacher"},
 }
 for _kind, _arguments in _MASKS.items():
-    ACAMKD[f"acamkd-dagger-{_kind}_fpn_retinanet_r101_retinanet_r50_2x_coco"] = (*RETINANET, _arguments)
+    ACAMKD[f"acamkd-inherit-{_kind}_fpn_retinanet_r101_retinanet_r50_2x_coco"] = (*RETINANET, _arguments)
 # Leaf of ACAM-KD's segmenters -> stock student, its recorder and its channels.
 SEGMENTATION = {
     "acamkd_backbone_deeplabv3_r101_deeplabv3_r18_40k_cityscapes": (DL_R18, *LAYER4),
@@ -121,7 +121,7 @@ def test_crosskd_has_the_published_weights_and_starts():
 @pytest.mark.parametrize("name", sorted(CROSSKD))
 def test_crosskd_leaf(name):
     student, differences, teacher, checkpoint, epochs, batch, pkd = CROSSKD[name]
-    cfg = Config.fromfile(DISTILL / "mmdet" / "crosskd" / f"{name}.py")
+    cfg = read_config(DISTILL / "mmdet" / "crosskd" / f"{name}.py")
     # Weights and start are the class's defaults.
     assert set(cfg.model) == {"_scope_", "type", "architecture", "teacher", "teacher_ckpt", "distiller"}
     assert cfg.model.type == "CrossKD"
@@ -185,7 +185,7 @@ def _built(config: dict, arguments: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", sorted(ACAMKD))
 def test_acamkd_leaf(name):
     student, teacher, arguments = ACAMKD[name]
-    cfg = Config.fromfile(DISTILL / "mmdet" / "acamkd" / f"{name}.py")
+    cfg = read_config(DISTILL / "mmdet" / "acamkd" / f"{name}.py")
     assert cfg.model.type == "PartialTeacherDistill" and cfg.custom_hooks == [{"type": "InheritTeacherHook"}]
     assert _differences(cfg.model.architecture, DET.format(student)) == {}
     assert _differences(cfg.model.teacher, DET.format(teacher)) == {}
@@ -207,7 +207,7 @@ def test_acamkd_leaf(name):
 @pytest.mark.parametrize("name", sorted(SEGMENTATION))
 def test_acamkd_segmentation_leaf(name):
     student, source, channels = SEGMENTATION[name]
-    cfg = Config.fromfile(DISTILL / "mmseg" / "acamkd" / f"{name}.py")
+    cfg = read_config(DISTILL / "mmseg" / "acamkd" / f"{name}.py")
     assert _differences(cfg.model.architecture, SEG.format(student)) == {}
     assert _differences(cfg.model.teacher, SEG.format(DL_R101)) == {}
     assert cfg.model.teacher_ckpt == published_weights(cfg.model)

@@ -13,11 +13,11 @@ from urllib.parse import urlparse
 import pytest
 import torch
 import torchvision
-from mmengine.config import Config
 from mmengine.runner.checkpoint import get_torchvision_models
 
 from cankd.openmmlab.checkpoint_files import load_checkpoint_file
 from cankd.openmmlab.compat import CLASSIFICATION
+from cankd.openmmlab.configs import read_config
 from tests.conftest import ROOT, free_port, run_command, run_python
 from tests.train_leaf import random_weights
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 LEAVES = {path.stem: path for path in sorted((ROOT / "configs" / "distill").glob("*/cankd/*.py"))}
 # All train on the modern stack; on the paper stack one of each kind, all of which build there.
 ONE_OF_EACH_KIND = [
-    "cankd-dagger_fpn_faster-rcnn_r101_faster-rcnn_r50_2x_coco",
+    "cankd-inherit_fpn_faster-rcnn_r101_faster-rcnn_r50_2x_coco",
     "cankd_neck_dino_r101_dino_r50_12e_coco",
     "cankd_neck_grounding-dino_r101_grounding-dino_r50_1x_coco",
     "cankd_backbone_pspnet_r101_pspnet_r18_80k_cityscapes",
@@ -36,7 +36,7 @@ ONE_OF_EACH_KIND = [
 # They were trained once: logfile/leaves.
 TRAINED = ONE_OF_EACH_KIND
 if CLASSIFICATION == "mmpretrain":
-    TRAINED = [name for name in LEAVES if not name.startswith("cankd-dagger_neck_")]
+    TRAINED = [name for name in LEAVES if not name.startswith("cankd-inherit_neck_")]
 # The least gradient of a block's weight beside the student's; a block that is dead or constant leaves 1e-14 or nothing.
 ALIVE = 1e-6
 # At random weights the task losses of these have far larger gradients than the others'; 7e-8 and 1e-6 were seen.
@@ -88,7 +88,7 @@ def test_leaf_trains(name, layouts, teachers, tmp_path):
     work_dir = tmp_path / name
     log = _train_leaf(name, layouts, work_dir, teachers)
     (records,) = _ranks(work_dir)
-    cfg = Config.fromfile(LEAVES[name])
+    cfg = read_config(LEAVES[name])
     losses = cfg.model.distiller.distill_losses
     assert len(records) == 3, log[-6000:]
     for record in records:
@@ -108,7 +108,7 @@ def test_leaf_trains(name, layouts, teachers, tmp_path):
     if "cityscapes" in name:
         assert re.search(r"Iter\(val\).* teacher\.mIoU: ", log), log[-6000:]
 
-    if "dagger" in name:
+    if "inherit" in name:
         inherited = dict(re.findall(r"Inherited from the teacher: (\d+ of \d+) tensors of ([\w.]+)\.", log))
         assert "neck" in inherited.values() and len(inherited) == 2, log
         if "cascade" in name:

@@ -19,7 +19,7 @@ from torch import distributed
 
 from cankd.openmmlab.checkpoint_files import add_trust_argument, local_file
 from cankd.openmmlab.commands.arguments import KeyValues
-from cankd.openmmlab.configs import apply_options, is_distillation_config, read_config
+from cankd.openmmlab.configs import apply_options, expand_config, is_distillation_config, read_config
 from cankd.openmmlab.engine.config_checks import (
     check_distiller,
     check_optimizer,
@@ -75,10 +75,11 @@ def load_config(args: argparse.Namespace) -> Config:
         raise ValueError(f"--launcher: got {args.launcher}, but {variable} is not set. Start the run with {starter}.")
     if args.launcher == "pytorch":
         end_with_launcher()
-    cfg = read_config(args.config)
+    cfg = read_config(args.config, expand=False)
     options = args.cfg_options or {}
     check_options(cfg, options)
     apply_options(cfg, options)
+    expand_config(cfg)
     check_top_level(cfg)
     check_optimizer(cfg)
     if is_distillation_config(cfg):

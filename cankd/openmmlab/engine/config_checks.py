@@ -12,6 +12,8 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import OPTIMIZERS
 
+from cankd.openmmlab.distillers import expand_distiller, is_short_form
+
 # What mmengine's runner, mmrazor's tools and this package read at the top level of a configuration.
 TOP_LEVEL_KEYS = {
     *list(inspect.signature(mmengine.runner.Runner.__init__).parameters)[1:],
@@ -50,7 +52,9 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
             )
         place: Any = cfg.get(first)
         for depth, part in enumerate(rest):
-            inside = place if isinstance(place, dict) else dict(enumerate(place)) if isinstance(place, list) else {}
+            inside: dict = dict(enumerate(place)) if isinstance(place, list) else {}
+            if isinstance(place, dict):  # of a distiller in the short form the keys of both forms can be overridden
+                inside = {**expand_distiller(place), **place} if is_short_form(place) else place
             key = int(part) if isinstance(place, list) and part.isdigit() else part
             if key not in inside:
                 known = ".".join([first, *rest[:depth]])

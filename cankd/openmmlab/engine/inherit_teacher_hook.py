@@ -1,4 +1,4 @@
-"""The inheriting strategy (rows marked with a dagger in the paper)."""
+"""The inheriting strategy (rows marked with † in the paper)."""
 
 from __future__ import annotations
 

@@ -1,2 +1,11 @@
 # CrossKD alone, with the published weights (arXiv 2306.11369).
-method = dict(type="CrossKD", distiller=dict(_delete_=True, type="ConfigurableDistiller"))
+custom_imports = dict(imports=["cankd.openmmlab"])
+
+model = dict(
+    _scope_="mmrazor",
+    type="CrossKD",
+    architecture=dict(type="StockModel"),
+    teacher=dict(type="StockModel"),
+    distiller=dict(type="ConfigurableDistiller"),
+)
+find_unused_parameters = True

@@ -1,19 +1,17 @@
 # CWD on all five FPN levels, as mmrazor configures it (arXiv 2011.13256).
-method = dict(
+custom_imports = dict(imports=["cankd.openmmlab"])
+
+model = dict(
+    _scope_="mmrazor",
+    type="PartialTeacherDistill",
+    architecture=dict(type="StockModel"),
+    teacher=dict(type="StockModel"),
     distiller=dict(
-        distill_losses=dict(
-            _delete_=True,
-            **{f"loss_fpn{level}": dict(type="ChannelWiseDivergence", tau=1, loss_weight=10) for level in range(5)},
-        ),
-        loss_forward_mappings=dict(
-            _delete_=True,
-            **{
-                f"loss_fpn{level}": dict(
-                    preds_S=dict(recorder="fpn", from_student=True, data_idx=level),
-                    preds_T=dict(recorder="fpn", from_student=False, data_idx=level),
-                )
-                for level in range(5)
-            },
-        ),
-    )
+        type="LevelDistiller",
+        source="neck",
+        name="fpn",
+        levels=[0, 1, 2, 3, 4],
+        loss=dict(type="ChannelWiseDivergence", tau=1, loss_weight=10),
+    ),
 )
+find_unused_parameters = True

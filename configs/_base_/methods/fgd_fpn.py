@@ -1,22 +1,21 @@
 # FGD on all five FPN levels, with the weights of RetinaNet and GFL (arXiv 2111.11837). The ground truth boxes come
-# from the student's own inputs, recorded as `model`.
-method = dict(
+# from the inputs of the student, which are recorded as `model`.
+custom_imports = dict(imports=["cankd.openmmlab"])
+
+model = dict(
+    _scope_="mmrazor",
+    type="PartialTeacherDistill",
+    architecture=dict(type="StockModel"),
+    teacher=dict(type="StockModel"),
     distiller=dict(
-        type="PartsDistiller",
+        type="LevelDistiller",
+        source="neck",
+        name="fpn",
+        levels=[0, 1, 2, 3, 4],
+        loss=dict(type="FGDLoss", in_channels=256),
+        parts=True,
         student_recorders=dict(model=dict(type="ModuleInputs", source="")),
-        distill_losses=dict(
-            _delete_=True, **{f"loss_fpn{level}": dict(type="FGDLoss", in_channels=256) for level in range(5)}
-        ),
-        loss_forward_mappings={
-            f"loss_fpn{level}": dict(
-                s_feature=dict(recorder="fpn", from_student=True, data_idx=level),
-                t_feature=dict(recorder="fpn", from_student=False, data_idx=level),
-                data_samples=dict(recorder="model", from_student=True, data_idx=1),
-            )
-            for level in range(5)
-        },
-    )
+        extra_inputs=dict(data_samples=dict(recorder="model", from_student=True, data_idx=1)),
+    ),
 )
-# Of RepPoints and FCOS, and of two-stage detectors.
-large_weights = dict(foreground_weight=1.6e-3, background_weight=8e-4, attention_weight=8e-4, global_weight=8e-6)
-two_stage_weights = dict(foreground_weight=5e-5, background_weight=2.5e-5, attention_weight=5e-5, global_weight=5e-7)
+find_unused_parameters = True

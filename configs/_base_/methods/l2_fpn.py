@@ -1,8 +1,17 @@
 # Plain feature mimicking on FPN levels 0 to 3: CanKD without its block, with its weight (CanKD, table 6).
-method = dict(
+custom_imports = dict(imports=["cankd.openmmlab"])
+
+model = dict(
+    _scope_="mmrazor",
+    type="PartialTeacherDistill",
+    architecture=dict(type="StockModel"),
+    teacher=dict(type="StockModel"),
     distiller=dict(
-        distill_losses=dict(
-            _delete_=True, **{f"loss_fpn{level}": dict(type="FeatureMSELoss", loss_weight=10) for level in range(4)}
-        )
-    )
+        type="LevelDistiller",
+        source="neck",
+        name="fpn",
+        levels=[0, 1, 2, 3],
+        loss=dict(type="FeatureMSELoss", loss_weight=10),
+    ),
 )
+find_unused_parameters = True

@@ -1,22 +1,18 @@
 # MGD on all five FPN levels, with the weights of one-stage detectors (arXiv 2205.01529).
-method = dict(
+custom_imports = dict(imports=["cankd.openmmlab"])
+
+model = dict(
+    _scope_="mmrazor",
+    type="PartialTeacherDistill",
+    architecture=dict(type="StockModel"),
+    teacher=dict(type="StockModel"),
     distiller=dict(
-        connectors={
-            f"fpn{level}": dict(type="MGDConnector", student_channels=256, teacher_channels=256, lambda_mgd=0.65)
-            for level in range(5)
-        },
-        distill_losses=dict(
-            _delete_=True, **{f"loss_fpn{level}": dict(type="MGDLoss", alpha_mgd=2e-5) for level in range(5)}
-        ),
-        loss_forward_mappings=dict(
-            _delete_=True,
-            **{
-                f"loss_fpn{level}": dict(
-                    preds_S=dict(recorder="fpn", from_student=True, data_idx=level, connector=f"fpn{level}"),
-                    preds_T=dict(recorder="fpn", from_student=False, data_idx=level),
-                )
-                for level in range(5)
-            },
-        ),
-    )
+        type="LevelDistiller",
+        source="neck",
+        name="fpn",
+        levels=[0, 1, 2, 3, 4],
+        loss=dict(type="MGDLoss", alpha_mgd=2e-5),
+        connector=dict(type="MGDConnector", student_channels=256, teacher_channels=256, lambda_mgd=0.65),
+    ),
 )
+find_unused_parameters = True

@@ -186,7 +186,7 @@ STARTS: dict[str, tuple[str, dict[str, str], dict, dict, dict[str, tuple[int, in
         {"neck": (0, 16), "encoder": (0, 276), "decoder": (0, 174), "bbox_head": (0, 49)},
         {},
     ),
-    "cankd-dagger_fpn_cascade-mask-rcnn_x101_faster-rcnn_r50_2x_coco": (
+    "cankd-inherit_fpn_cascade-mask-rcnn_x101_faster-rcnn_r50_2x_coco": (
         "mmdet::faster_rcnn/faster-rcnn_r50_fpn_2x_coco.py",
         {"neck": "neck", "roi_head.bbox_head": "roi_head.bbox_head.0"},
         *({}, {"depth": 50}, {"neck": (16, 16), "roi_head.bbox_head": (6, 8)}),
@@ -245,16 +245,16 @@ def test_a_leaf_starts_as_the_published_arrangement(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_dino_s_dagger_inherits_everything(tmp_path):
-    student, teacher, log = _start_of_leaf(DINO.replace("cankd", "cankd-dagger"), tmp_path, {}, {})
+def test_dino_s_inherit_leaf_inherits_everything(tmp_path):
+    student, teacher, log = _start_of_leaf(DINO.replace("cankd", "cankd-inherit"), tmp_path, {}, {})
     for module, (_, of) in STARTS[DINO][4].items():
         assert all(torch.equal(value, getattr(teacher, module).state_dict()[key]) for key, value in
                    getattr(student, module).state_dict().items())  # fmt: skip
         assert f"{of} of {of} tensors of {module}." in log
 
 
-def test_the_overlay_is_registered_and_used_by_every_dagger_leaf():
-    leaves = sorted(DET.glob("cankd-dagger_fpn_*.py"))
+def test_the_overlay_is_registered_and_used_by_every_inherit_leaf():
+    leaves = sorted(DET.glob("cankd-inherit_fpn_*.py"))
     assert len(leaves) == 7
     for leaf in leaves:
         assert Config.fromfile(leaf).custom_hooks == [dict(type="InheritTeacherHook")]
@@ -269,7 +269,7 @@ def test_the_overlay_is_registered_and_used_by_every_dagger_leaf():
     ],
 )
 def test_the_overlay_goes_onto_any_leaf(leaf, tmp_path):
-    config = tmp_path / "dagger.py"
-    config.write_text(f"_base_ = ['{ROOT}/configs/distill/{leaf}', '{ROOT}/configs/_base_/dagger.py']\n")
+    config = tmp_path / "inherit.py"
+    config.write_text(f"_base_ = ['{ROOT}/configs/distill/{leaf}', '{ROOT}/configs/_base_/inherit.py']\n")
     cfg = Config.fromfile(config)
     assert cfg.custom_hooks == [dict(type="InheritTeacherHook")] and cfg.model.teacher_ckpt

@@ -1,4 +1,4 @@
-_base_ = ["../../../_base_/detection_coco_1x.py"]
+_base_ = ["../../../_base_/detection_coco_1x.py", "../../../_base_/fpn.py"]
 
 model = dict(
     architecture=dict(cfg="mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"),

@@ -1,11 +1,11 @@
-_base_ = ["../../../_base_/detection_coco_2x.py"]
-
 # Student P3-P6 against teacher P2-P5: the student's maps are resized to the teacher's.
+_base_ = ["../../../_base_/detection_coco_2x.py", "../../../_base_/fpn.py"]
+
 model = dict(
     architecture=dict(cfg="mmdet::retinanet/retinanet_r50_fpn_2x_coco.py"),
     teacher=dict(cfg="mmdet::swin/mask-rcnn_swin-s-p4-w7_fpn_amp-ms-crop-3x_coco.py"),
     teacher_ckpt="https://download.openmmlab.com/mmdetection/v2.0/swin/mask_rcnn_swin-s-p4-w7_fpn_fp16_ms-crop-3x_coco/"
     "mask_rcnn_swin-s-p4-w7_fpn_fp16_ms-crop-3x_coco_20210903_104808-b92c91f1.pth",
-    distiller=dict(distill_losses={f"loss_fpn{level}": dict(align=True) for level in range(4)}),
+    distiller=dict(loss=dict(align=True)),
 )
 custom_hooks = [dict(type="InheritTeacherHook", modules=["neck"])]

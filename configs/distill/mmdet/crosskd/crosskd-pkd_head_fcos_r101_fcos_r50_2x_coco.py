@@ -1,4 +1,12 @@
-_base_ = ["./crosskd_head_fcos_r101_fcos_r50_2x_coco.py", "../../../_base_/methods/crosskd_pkd.py"]
+_base_ = ["./crosskd_head_fcos_r101_fcos_r50_2x_coco.py"]
 
-losses = {f"loss_fpn{level}": dict(type="PKDLoss", loss_weight=2) for level in range(5)}
-model = dict(distiller=dict(_base_.pkd, distill_losses=losses))
+# PKD beside CrossKD, on all five FPN levels (arXiv 2306.11369).
+model = dict(
+    distiller=dict(
+        type="LevelDistiller",
+        source="neck",
+        name="fpn",
+        levels=[0, 1, 2, 3, 4],
+        loss=dict(type="PKDLoss", loss_weight=2),
+    )
+)

@@ -1,9 +1,13 @@
-_base_ = ["../cankd/cankd_fpn_faster-rcnn_r101_faster-rcnn_r50_2x_coco.py", "../../../_base_/methods/fgd_fpn.py"]
-
 # As published for two-stage detectors: P2-P5, with weights of their own.
-model = _base_.method
-model.distiller.loss_forward_mappings.pop("loss_fpn4")
-model.distiller.distill_losses = dict(
-    _delete_=True,
-    **{f"loss_fpn{level}": dict(type="FGDLoss", in_channels=256, **_base_.two_stage_weights) for level in range(4)},
+_base_ = ["../../../_base_/detection_coco_2x.py", "../../../_base_/methods/fgd_fpn.py"]
+
+model = dict(
+    architecture=dict(cfg="mmdet::faster_rcnn/faster-rcnn_r50_fpn_2x_coco.py"),
+    teacher=dict(cfg="mmdet::faster_rcnn/faster-rcnn_r101_fpn_2x_coco.py"),
+    teacher_ckpt="https://download.openmmlab.com/mmdetection/v2.0/faster_rcnn/faster_rcnn_r101_fpn_2x_coco/"
+    "faster_rcnn_r101_fpn_2x_coco_bbox_mAP-0.398_20200504_210455-1d2dac9c.pth",
+    distiller=dict(
+        levels=[0, 1, 2, 3],
+        loss=dict(foreground_weight=5e-5, background_weight=2.5e-5, attention_weight=5e-5, global_weight=5e-7),
+    ),
 )

@@ -1,3 +1,8 @@
-_base_ = ["../cankd/cankd_fpn_gfl_r101_gfl_r50_1x_coco.py", "../../../_base_/methods/l2_fpn.py"]
+_base_ = ["../../../_base_/detection_coco_1x.py", "../../../_base_/methods/l2_fpn.py"]
 
-model = _base_.method
+model = dict(
+    architecture=dict(cfg="mmdet::gfl/gfl_r50_fpn_1x_coco.py"),
+    teacher=dict(cfg="mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py"),
+    teacher_ckpt="https://download.openmmlab.com/mmdetection/v2.0/gfl/gfl_r101_fpn_mstrain_2x_coco/"
+    "gfl_r101_fpn_mstrain_2x_coco_20200629_200126-dd12f847.pth",
+)

@@ -1,12 +1,10 @@
-_base_ = ["../cankd/cankd_fpn_faster-rcnn_r101_faster-rcnn_r50_2x_coco.py", "../../../_base_/methods/mgd_fpn.py"]
-
 # As published for two-stage detectors: P2-P5, with weights of their own.
-model = _base_.method
-model.distiller.loss_forward_mappings.pop("loss_fpn4")
-model.distiller.distill_losses = dict(
-    _delete_=True, **{f"loss_fpn{level}": dict(type="MGDLoss", alpha_mgd=5e-7) for level in range(4)}
+_base_ = ["../../../_base_/detection_coco_2x.py", "../../../_base_/methods/mgd_fpn.py"]
+
+model = dict(
+    architecture=dict(cfg="mmdet::faster_rcnn/faster-rcnn_r50_fpn_2x_coco.py"),
+    teacher=dict(cfg="mmdet::faster_rcnn/faster-rcnn_r101_fpn_2x_coco.py"),
+    teacher_ckpt="https://download.openmmlab.com/mmdetection/v2.0/faster_rcnn/faster_rcnn_r101_fpn_2x_coco/"
+    "faster_rcnn_r101_fpn_2x_coco_bbox_mAP-0.398_20200504_210455-1d2dac9c.pth",
+    distiller=dict(levels=[0, 1, 2, 3], loss=dict(alpha_mgd=5e-7), connector=dict(lambda_mgd=0.45)),
 )
-model.distiller.connectors = {
-    f"fpn{level}": dict(type="MGDConnector", student_channels=256, teacher_channels=256, lambda_mgd=0.45)
-    for level in range(4)
-}

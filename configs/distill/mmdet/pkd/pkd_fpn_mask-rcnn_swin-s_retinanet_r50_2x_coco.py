@@ -1,5 +1,10 @@
-_base_ = ["../cankd/cankd_fpn_mask-rcnn_swin-s_retinanet_r50_2x_coco.py", "../../../_base_/methods/pkd_fpn.py"]
+# As mmrazor configures it for this pair; the loss itself resizes the student's maps, and nothing is inherited.
+_base_ = ["../../../_base_/detection_coco_2x.py", "../../../_base_/methods/pkd_fpn.py"]
 
-# As mmrazor configures it for this pair; the loss resizes the student's maps by itself, and nothing is inherited.
-model = _base_.method
+model = dict(
+    architecture=dict(cfg="mmdet::retinanet/retinanet_r50_fpn_2x_coco.py"),
+    teacher=dict(cfg="mmdet::swin/mask-rcnn_swin-s-p4-w7_fpn_amp-ms-crop-3x_coco.py"),
+    teacher_ckpt="https://download.openmmlab.com/mmdetection/v2.0/swin/mask_rcnn_swin-s-p4-w7_fpn_fp16_ms-crop-3x_coco/"
+    "mask_rcnn_swin-s-p4-w7_fpn_fp16_ms-crop-3x_coco_20210903_104808-b92c91f1.pth",
+)
 custom_hooks = []

@@ -10,11 +10,8 @@ model = dict(
     teacher=dict(cfg="mmpretrain::resnet/resnet50_8xb32_in1k.py"),
     teacher_ckpt="https://download.openmmlab.com/mmclassification/v0/resnet/resnet50_8xb32_in1k_20210831-ea4938fc.pth",
     distiller=dict(
-        student_recorders=dict(backbone=dict(source="backbone.stages.4")),
-        connectors=dict(
-            backbone=dict(type="ConvModuleConnector", in_channel=1024, out_channel=2048, norm_cfg=None, act_cfg=None)
-        ),
-        distill_losses=dict(loss_backbone=dict(in_channels=2048)),
-        loss_forward_mappings=dict(loss_backbone=dict(s_feature=dict(connector="backbone"))),
+        student_source="backbone.stages.4",
+        loss=dict(in_channels=2048),
+        connector=dict(type="ConvModuleConnector", in_channel=1024, out_channel=2048, norm_cfg=None, act_cfg=None),
     ),
 )

@@ -5,5 +5,5 @@ model = dict(
     teacher=dict(cfg="mmseg::pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py"),
     teacher_ckpt="https://download.openmmlab.com/mmsegmentation/v0.5/pspnet/pspnet_r101-d8_512x1024_80k_cityscapes/"
     "pspnet_r101-d8_512x1024_80k_cityscapes_20200606_112211-e1e1100f.pth",
-    distiller=dict(distill_losses=dict(loss_backbone=dict(loss_weight=20))),
+    distiller=dict(loss=dict(loss_weight=20)),
 )

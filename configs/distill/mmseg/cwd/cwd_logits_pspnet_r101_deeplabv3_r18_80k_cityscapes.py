@@ -1,6 +1,8 @@
-_base_ = [
-    "../cankd/cankd_backbone_pspnet_r101_deeplabv3_r18_80k_cityscapes.py",
-    "../../../_base_/methods/cwd_logits.py",
-]
+_base_ = ["../../../_base_/methods/cwd_logits.py"]
 
-model = _base_.method
+model = dict(
+    architecture=dict(cfg="mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py"),
+    teacher=dict(cfg="mmseg::pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py"),
+    teacher_ckpt="https://download.openmmlab.com/mmsegmentation/v0.5/pspnet/pspnet_r101-d8_512x1024_80k_cityscapes/"
+    "pspnet_r101-d8_512x1024_80k_cityscapes_20200606_112211-e1e1100f.pth",
+)

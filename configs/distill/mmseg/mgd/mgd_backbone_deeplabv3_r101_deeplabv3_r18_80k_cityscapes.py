@@ -1,6 +1,8 @@
-_base_ = [
-    "../cankd/cankd_backbone_deeplabv3_r101_deeplabv3_r18_80k_cityscapes.py",
-    "../../../_base_/methods/mgd_backbone.py",
-]
+_base_ = ["../../../_base_/methods/mgd_backbone.py"]
 
-model = _base_.method
+model = dict(
+    architecture=dict(cfg="mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py"),
+    teacher=dict(cfg="mmseg::deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py"),
+    teacher_ckpt="https://download.openmmlab.com/mmsegmentation/v0.5/deeplabv3/deeplabv3_r101-d8_512x1024_80k_cityscapes/"
+    "deeplabv3_r101-d8_512x1024_80k_cityscapes_20200606_113503-9e428899.pth",
+)

@@ -2,7 +2,6 @@
 # bash tools/dist_train.sh configs/teachers/retinanet_r101_fpn_1x_objects365v2.py 8
 _base_ = [
     "../../../_base_/fpn.py",
-    "../../../_base_/dagger.py",
     "mmdet::_base_/datasets/objects365v2_detection.py",
     "mmdet::_base_/schedules/schedule_1x.py",
     "mmdet::_base_/default_runtime.py",
@@ -14,6 +13,7 @@ model = dict(
     teacher=dict(retinanet, backbone=dict(depth=101)),
     teacher_ckpt="work_dirs/retinanet_r101_fpn_1x_objects365v2/epoch_12.pth",
 )
+custom_hooks = [dict(type="InheritTeacherHook")]
 optim_wrapper = dict(optimizer=dict(lr=0.01), clip_grad=dict(max_norm=35, norm_type=2))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=10000),

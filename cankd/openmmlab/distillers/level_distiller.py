@@ -1,0 +1,178 @@
+"""A distiller whose configuration names the maps to compare and the loss, once for all levels."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+from typing import Any, Mapping, Sequence
+
+from mmengine.config import ConfigDict
+from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.registry import MODELS
+
+
+def long_form(
+    source: str,
+    loss: dict[str, Any],
+    levels: Sequence[int] | None = None,
+    name: str | None = None,
+    student_source: str | None = None,
+    teacher_source: str | None = None,
+    connector: dict[str, Any] | list[dict[str, Any]] | None = None,
+    student_connector: dict[str, Any] | list[dict[str, Any]] | None = None,
+    teacher_connector: dict[str, Any] | list[dict[str, Any]] | None = None,
+    extra_inputs: dict[str, dict[str, Any]] | None = None,
+    parts: bool = False,
+) -> dict[str, Any]:
+    """Makes the configuration of a ``ConfigurableDistiller`` from the arguments of a ``LevelDistiller``.
+
+    Args:
+        source: module whose output is compared, for example ``neck`` or ``backbone.layer4``.
+        loss: configuration of the loss, the same for each level. The student's and the teacher's map are the first
+            two arguments of its ``forward``.
+        levels: indices of the compared maps, where the module returns several. Defaults to None: it returns one.
+        name: name of the recorders; the losses are ``loss_<name><level>``. Defaults to the first part of ``source``.
+        student_source: module of the student where it differs from ``source``.
+        teacher_source: module of the teacher where it differs from ``source``.
+        connector: configuration of a module (or of a list of modules, one after the other) that maps the student's
+            map before the loss, one for each level, named ``<name><level>``. Defaults to none.
+        student_connector: the same, named ``Student<level>``, for methods that transform both sides.
+        teacher_connector: configuration of what maps the teacher's map, named ``Teacher<level>``.
+        extra_inputs: further arguments of the loss, argument -> mmrazor's ``dict(recorder=..., from_student=...)``.
+        parts: whether the loss returns several named parts, as FGD and ACAM-KD do. Defaults to False.
+
+    Returns:
+        The configuration in mmrazor's form, of type ``PartsDistiller`` if ``parts``.
+
+    Raises:
+        ValueError: for an argument of the wrong type, and for a loss that is not registered.
+    """
+    for module in (source, student_source or source, teacher_source or source):
+        if not isinstance(module, str):
+            raise ValueError(f"distiller.source: got {module!r}, expected the name of a module. Correct it.")
+    are_integers = isinstance(levels, (list, tuple)) and all(type(level) is int for level in levels)
+    if levels is not None and not (are_integers and levels):
+        raise ValueError(f"distiller.levels: got {levels!r}, expected integers such as [0, 1, 2, 3]. Correct it.")
+    if connector and student_connector:
+        raise ValueError("distiller: got connector and student_connector, expected one of them. Remove the other.")
+    name = name or source.split(".")[0]
+    suffixes = [""] if levels is None else [str(level) for level in levels]
+    connectors: dict[str, tuple[str, Any]] = {}  # side -> name and configuration
+    if connector or student_connector:
+        connectors["student"] = (name, connector) if connector else ("Student", student_connector)
+    if teacher_connector:
+        connectors["teacher"] = ("Teacher", teacher_connector)
+
+    def record(side: str, level: str) -> dict[str, Any]:
+        found: dict[str, Any] = dict(recorder=name, from_student=side == "student")
+        if level:
+            found["data_idx"] = int(level)
+        if side in connectors:
+            found["connector"] = f"{connectors[side][0]}{level}"
+        return found
+
+    student_input, teacher_input = _loss_inputs(loss)
+    config: dict[str, Any] = dict(
+        type="PartsDistiller" if parts else "ConfigurableDistiller",
+        student_recorders={name: dict(type="ModuleOutputs", source=student_source or source)},
+        teacher_recorders={name: dict(type="ModuleOutputs", source=teacher_source or source)},
+        distill_losses={f"loss_{name}{level}": loss for level in suffixes},
+        loss_forward_mappings={
+            f"loss_{name}{level}": {
+                student_input: record("student", level),
+                teacher_input: record("teacher", level),
+                **(extra_inputs or {}),
+            }
+            for level in suffixes
+        },
+    )
+    if connectors:
+        config["connectors"] = {
+            f"{prefix}{level}": module for prefix, module in connectors.values() for level in suffixes
+        }
+    return copy.deepcopy(config)
+
+
+def _loss_inputs(loss: Any) -> list[str]:
+    """Returns the names of a loss's first two inputs, the student's and the teacher's map."""
+    kind = loss.get("type") if isinstance(loss, dict) else None
+    loss_class = MODELS.get(kind) if isinstance(kind, str) else kind
+    if loss_class is None:
+        raise ValueError(
+            f"distiller.loss: got {loss!r}, expected a dict whose type is a registered loss. Correct the type, or "
+            "name the loss's module in custom_imports."
+        )
+    # The losses by their published names are registered as functions that build NLKDINLoss.
+    forward = getattr(loss_class, "forward", MODELS.get("NLKDINLoss").forward)
+    return list(inspect.signature(forward).parameters)[1:3]
+
+
+SHORT_KEYS = tuple(inspect.signature(long_form).parameters)
+LONG_KEYS = (*list(inspect.signature(ConfigurableDistiller.__init__).parameters)[1:-1], "init_cfg", "_scope_")
+
+
+def is_short_form(distiller: Mapping[str, Any]) -> bool:
+    """Whether a distiller's configuration has the short form, possibly with keys of the long form beside it."""
+    return _is_level_distiller(distiller.get("type")) or {"source", "loss"} <= set(distiller)
+
+
+def _is_level_distiller(kind: Any) -> bool:
+    return kind is level_distiller or str(kind).split(".")[-1] == "LevelDistiller"
+
+
+def expand_distiller(distiller: Mapping[str, Any]) -> dict[str, Any]:
+    """Expands the short form of a distiller's configuration to mmrazor's long form.
+
+    ``dict(type="LevelDistiller", source="neck", levels=[0, 1], loss=dict(type="NLKDINLoss", in_channels=256))``
+    expands to a recorder ``neck`` of the student and one of the teacher, losses ``loss_neck0`` and ``loss_neck1``,
+    and the mappings from the recorded maps to the losses' arguments. Keys of the long form that stand beside the
+    short ones (a configuration laid over a short one has them, or the command line) are merged into the expansion.
+
+    Args:
+        distiller: configuration of a distiller; stays as it is. :func:`long_form` explains the short form's keys.
+
+    Returns:
+        A copy in the long form. If a configuration laid over the short one names another type, it has that type.
+
+    Raises:
+        ValueError: for a key that is unknown, missing or of the wrong type, and for a loss that is not registered.
+
+    Note:
+        If one configuration changes keys of the long form and a second one laid over it replaces the same keys by
+        ``_delete_=True``, mmengine drops this ``_delete_`` while it merges the two, and all keys are kept. Let the
+        second one replace the whole distiller.
+    """
+    if not is_short_form(distiller):
+        return copy.deepcopy(dict(distiller))
+    given = ConfigDict(copy.deepcopy(dict(distiller))).to_dict()
+    kind = given.pop("type", "LevelDistiller")
+    short = {key: given.pop(key) for key in SHORT_KEYS if key in given}
+    for key in given:
+        if _is_level_distiller(kind) and key not in LONG_KEYS:
+            near = difflib.get_close_matches(key, (*SHORT_KEYS, *LONG_KEYS), n=3) or SHORT_KEYS
+            raise ValueError(f"distiller: got an unknown key {key}, expected one like {', '.join(near)}. Correct it.")
+    for key in ("source", "loss"):
+        if key not in short:
+            raise ValueError(f"distiller: got a LevelDistiller without {key}, expected one. Add {key}.")
+    config = ConfigDict(long_form(**short))
+    config.merge(ConfigDict(given))
+    if not _is_level_distiller(kind):
+        config["type"] = kind
+    return config.to_dict()
+
+
+@MODELS.register_module(name="LevelDistiller")
+def level_distiller(**arguments: Any) -> ConfigurableDistiller:
+    """Builds a distiller from its short form.
+
+    Args:
+        **arguments: those of :func:`long_form`, and any of the long form's; see :func:`expand_distiller`.
+
+    Returns:
+        A ``ConfigurableDistiller`` or ``PartsDistiller``.
+
+    Raises:
+        ValueError: see :func:`expand_distiller`.
+    """
+    return MODELS.build(expand_distiller({"type": "LevelDistiller", **arguments}))

@@ -1,3 +1,0 @@
-_base_ = ["./acamkd-dagger_fpn_retinanet_r101_retinanet_r50_2x_coco.py"]
-
-model = dict(distiller=dict(distill_losses={f"loss_fpn{level}": dict(spatial_masks=False) for level in range(5)}))

@@ -1,1 +1,0 @@
-_base_ = ["./acamkd_fpn_retinanet_r101_retinanet_r50_2x_coco.py", "../../../_base_/dagger.py"]

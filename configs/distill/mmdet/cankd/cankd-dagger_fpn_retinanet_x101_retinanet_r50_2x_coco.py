@@ -1,1 +1,0 @@
-_base_ = ["./cankd_fpn_retinanet_x101_retinanet_r50_2x_coco.py", "../../../_base_/dagger.py"]
