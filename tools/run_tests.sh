@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
-# Sets up what is missing and runs ruff, mypy and pytest on the modern stack, then pytest on the
-# paper stack: bash tools/run_tests.sh [arguments of pytest]
+# Sets up what is missing and runs ruff, mypy and pytest on the modern stack; with --all pytest on the paper
+# stack, too: bash tools/run_tests.sh [--all] [arguments of pytest]
 # MODERN_PYTHON or PAPER_PYTHON names an existing environment's interpreter instead.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+stacks=(modern)
+if [ "${1:-}" = --all ]; then
+  stacks+=(paper)
+  shift
+fi
 
 # Most tests keep one core busy. More than two workers would need more than 16 GB.
 parallel=(-n 2 --dist worksteal)
@@ -16,6 +21,7 @@ paper=${PAPER_PYTHON:-$PWD/.venv-paper/bin/python}
 
 echo "== tests on the modern stack"
 "$modern" -m pytest "${parallel[@]}" "$@"
+[ ${#stacks[@]} -eq 2 ] || exit 0
 [ -n "${PAPER_PYTHON:-}" ] || bash tools/setup_env.sh paper --tests
 echo "== tests on the paper stack"
 "$paper" -m pytest "${parallel[@]}" "$@"
