@@ -61,7 +61,7 @@ def paper_table(models: list[dict]) -> str:
 
 
 def methods_table(models: list[dict], recipe: str) -> str:
-    """The other methods with their own recipe, or with CanKD's, its leaf of each pair first."""
+    """Returns the other methods with their own settings, or with CanKD's beside its recipe of each pair."""
     header = ["pair", "method", "metric", "teacher", "student", "reported", "by", "*measured here*"]
     rows = []
     wanted = [
@@ -90,7 +90,7 @@ def benchmark_table(name: str) -> str:
 
 
 def published_table(models: list[dict]) -> str:
-    header = ["leaf", "table", "published configuration", "log"]
+    header = ["recipe", "table", "published configuration", "log"]
     rows = [
         [f"[{Path(m['config']).stem}]({m['config']})", m["table"], figure(m["published"]), figure(m["log"])]
         for m in models
@@ -120,8 +120,6 @@ def main() -> None:
             "quickstart table": quickstart_table(),
             "quickstart output": quickstart_output(),
             "paper table": paper_table([model for model in cankd if model["table"] != "-"]),
-        },
-        "docs/methods.md": {
             "methods table": methods_table(models, "CanKD's"),
             "recipes table": methods_table(models, "own"),
         },
