@@ -3,7 +3,7 @@
 python tools/make_tables.py [--check]
 
 Sources: configs/metafile.yml (the paper's figures, ours beside them) and the summaries that
-quickstart runs wrote under logfile/quickstart. With --check nothing is written, and the exit
+quickstart runs and benchmarks wrote under logfile. With --check nothing is written, and the exit
 status tells whether a table is out of date.
 """
 
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Iterable, Sequence
 
 import yaml
+
+from cankd.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "logfile" / "quickstart"
@@ -98,6 +100,20 @@ def published_table(models: list[dict]) -> str:
     return markdown(header, rows)
 
 
+def commands_table() -> str:
+    """Each command with the script that runs the same function."""
+    scripts = {}
+    for file in sorted((ROOT / "tools").rglob("*.py")):
+        found = re.search(r"from cankd\.openmmlab\.commands\.(\w+) import (\w+)", file.read_text(encoding="utf-8"))
+        if found:
+            scripts[found.groups()] = file.relative_to(ROOT).as_posix()
+    rows = [
+        [f"`cankd {name}`", f"`{scripts[module, function]}`", description]
+        for name, (module, function, description) in COMMANDS.items()
+    ]
+    return markdown(["command", "script", "what it does"], rows)
+
+
 def fill(text: str, name: str, table: str) -> str:
     """Replaces what stands between a table's two markers."""
     pattern = re.compile(rf"(<!-- {name} -->\n)(?:.*?\n)?(<!-- end of {name} -->)", re.S)
@@ -123,6 +139,7 @@ def main() -> None:
             "methods table": methods_table(models, "CanKD's"),
             "recipes table": methods_table(models, "own"),
         },
+        "docs/commands.md": {"commands table": commands_table()},
         "docs/performance.md": benchmarks,
     }
     stale = []
