@@ -161,7 +161,7 @@ def environment(device: str) -> dict[str, Any]:
         "cuda": torch.version.cuda if device == "cuda" else None,
         "python": platform.python_version(),
         "commit": done.stdout.strip() or "unknown",
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(sys.argv if sys.argv[0].startswith("cankd ") else ["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
     }
 
