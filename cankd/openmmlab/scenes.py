@@ -32,7 +32,7 @@ def draw_scene(
     """Draws one scene.
 
     Args:
-        photographs: what backgrounds are cropped from.
+        photographs: images that backgrounds are cropped from.
         digits: (N, 8, 8) in 0..1.
         labels: (N,) class of each digit.
         rng: source of randomness.

@@ -1,4 +1,4 @@
-"""Time and memory of a piece of work, measured in a process of its own."""
+"""Measures time and memory of a function in a process of its own."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def in_own_process(function: Callable[..., Result], *args: Any) -> Result:
 
 
 def _proc_bytes(file: str, field: str) -> int | None:
-    """A field in kB of one of Linux's /proc files, in bytes; None on other systems."""
+    """Returns a field in kB of one of Linux's /proc files, in bytes; None on other systems."""
     path = Path("/proc", file)
     found = re.search(rf"^{field}:\s*(\d+) kB", path.read_text(), re.MULTILINE) if path.exists() else None
     return int(found.group(1)) * 1024 if found else None
 
 
 def _peak_resident() -> int:
-    """The process's largest resident memory so far, in bytes."""
+    """Returns the process's largest resident memory so far, in bytes."""
     # Not ru_maxrss on Linux: it begins with the parent's.
     return _proc_bytes("self/status", "VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -68,7 +68,7 @@ def _reset_peak_resident() -> int:
 
 
 def peak_extra_bytes(step: Callable[[], Any], device: str) -> int:
-    """The peak of memory during one step, above what was there before it.
+    """Returns the peak of memory during one step above the memory in use before it.
 
     Args:
         step: what to measure. It should have run once, on small inputs, to load its code.
@@ -113,13 +113,13 @@ def measure(step: Callable[[], Any], device: str, repeats: int) -> dict[str, Any
 
 
 def spread(seconds: Sequence[float]) -> dict[str, Any]:
-    """What is reported of repeated times: ``seconds`` themselves, their ``median`` and ``quartiles``."""
+    """Summarises repeated times: the ``seconds`` themselves, their ``median`` and ``quartiles``."""
     first, median, third = np.percentile(seconds, [25, 50, 75])
     return {"median": float(median), "quartiles": [float(first), float(third)], "seconds": list(seconds)}
 
 
 def joined(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One measurement out of several of the same thing: all times, and the largest peak.
+    """Joins several measurements of the same step into one: all times, and the largest peak.
 
     Args:
         rounds: results of :func:`measure` with whatever else was put to them, which the first one's is taken of.
@@ -132,7 +132,7 @@ def joined(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def available_bytes(device: str) -> int:
-    """Memory that is free for a measurement."""
+    """Returns the bytes of memory that are free for a measurement."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     return _proc_bytes("meminfo", "MemAvailable") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -146,7 +146,7 @@ def _processor() -> str:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What a reader needs to judge a measurement: device, versions, commit, command, date."""
+    """Returns the circumstances of a measurement: device, versions, commit, command, date."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=7"],
         cwd=Path(__file__).parent,
@@ -167,7 +167,7 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def headline(machine: dict[str, Any]) -> str:
-    """One line that says where, when and how something was measured."""
+    """Returns one line that says where, when and how something was measured."""
     values = [
         f"{key} {machine[key]}" for key in ("threads", "torch", "cuda", "python", "commit", "date") if machine[key]
     ]
@@ -175,7 +175,7 @@ def headline(machine: dict[str, Any]) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up in a terminal, too."""
+    """Returns a Markdown table whose columns line up in a terminal, too."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines)

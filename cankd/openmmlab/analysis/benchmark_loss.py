@@ -61,7 +61,7 @@ def build(implementation: str, channels: int) -> nn.Module:
 
 
 def maps(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Random student and teacher maps, related as those of trained networks are."""
+    """Returns random student and teacher maps that are correlated, as those of trained networks are."""
     generator = torch.Generator().manual_seed(1)
     y = torch.randn(shape, generator=generator)
     x = (torch.randn(shape, generator=generator) + y) / 2
@@ -70,7 +70,7 @@ def maps(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> tuple[Tenso
 
 @contextlib.contextmanager
 def precision(kind: str, device: str) -> Iterator[None]:
-    """Autocast and TF32 as a type of measurement has them."""
+    """Sets autocast and TF32 for a type of measurement."""
     dtype, autocast, _ = DTYPES[kind]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = kind == "tf32"
     context: ContextManager = torch.autocast(device, dtype) if autocast else contextlib.nullcontext()
@@ -79,7 +79,7 @@ def precision(kind: str, device: str) -> Iterator[None]:
 
 
 def run(loss: nn.Module, x: Tensor, y: Tensor, kind: str, device: str) -> Tensor:
-    """One forward and backward pass."""
+    """Runs one forward and backward pass and returns the loss."""
     x.grad = None
     loss.zero_grad()
     with precision(kind, device):
@@ -89,7 +89,7 @@ def run(loss: nn.Module, x: Tensor, y: Tensor, kind: str, device: str) -> Tensor
 
 
 def gradients(loss: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Gradients by name, without those that are zero but for rounding."""
+    """Returns the gradients by name, without those that are zero except for rounding."""
     parameters = {name.rpartition("block.")[2]: part for name, part in loss.named_parameters()}
     found = {"x": x, **{name: part for name, part in parameters.items() if not name.endswith("bias")}}
     return {name: part.grad for name, part in found.items() if part.grad is not None}
@@ -150,12 +150,12 @@ def check_norms(results: list[dict[str, Any]]) -> None:
 
 
 def parameter_dtype(kind: str) -> torch.dtype:
-    """Weights are float32 under autocast."""
+    """Returns the dtype of the weights, which is float32 under autocast."""
     return torch.float64 if kind == "float64" else torch.float32
 
 
 def measure_one(label: str, implementation: str, shape: tuple[int, ...], kind: str, options: dict) -> dict[str, Any]:
-    """What one implementation costs on one size, and the norms of what it computed."""
+    """Measures one implementation on one size, and computes the norms of its loss and gradients."""
     device = options["device"]
     torch.set_num_threads(options["threads"])
     loss = build(implementation, shape[1]).to(device, parameter_dtype(kind))
@@ -175,7 +175,7 @@ def measure_one(label: str, implementation: str, shape: tuple[int, ...], kind: s
 
 
 def measure_rates(label: str, kind: str, options: dict) -> dict[str, Any]:
-    """What the device can do: bytes per second of a copy, and operations per second, in the faster of two products."""
+    """Measures the device: bytes per second of a copy, and operations per second of the faster of two products."""
     device, dtype = options["device"], DTYPES[kind][0]
     torch.set_num_threads(options["threads"])
     size = 8192 if device == "cuda" else 2048
@@ -193,7 +193,7 @@ def measure_rates(label: str, kind: str, options: dict) -> dict[str, Any]:
 
 
 def floor_seconds(shape: tuple[int, ...], kind: str, rates: dict[str, float]) -> float:
-    """The least a forward and backward pass can take: reading and writing the maps, or the products.
+    """Returns the least time of a forward and backward pass: of reading and writing the maps, or of the products.
 
     Forward reads both maps, backward reads both and writes one. Four 1x1 convolutions' worth of
     products forward and six backward (the teacher's map needs no gradient), the context and W_z
@@ -208,14 +208,14 @@ def floor_seconds(shape: tuple[int, ...], kind: str, rates: dict[str, float]) ->
 
 
 def attention_bytes(shape: tuple[int, ...], kind: str) -> int:
-    """Memory of the paper's order at least: scores, scaled scores and the gradient of one of them at once."""
+    """Returns the least memory of the paper's order: scores, scaled scores and the gradient of one of them."""
     batch, _, height, width = shape
     pairs = height * width * (height // 2) * (width // 2)
     return 3 * batch * pairs * torch.empty((), dtype=DTYPES[kind][0]).element_size()
 
 
 def draw(rows: list[dict[str, Any]], machine: dict[str, Any], path: Path) -> None:
-    """Time and memory against the number of positions, for maps that differ in nothing else."""
+    """Draws time and memory against the number of positions, for maps that differ in nothing else."""
     first = rows[0]
     rows = [r for r in rows if r["dtype"] == first["dtype"] and r["shape"][:2] == first["shape"][:2]]
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
@@ -240,7 +240,7 @@ def draw(rows: list[dict[str, Any]], machine: dict[str, Any], path: Path) -> Non
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: each measurement, and against the paper's order and the floor of the same size and type."""
+    """Returns a Markdown table of all measurements, also relative to the paper's order and to the floor."""
     lines = []
     for row in rows:
         same = {r["implementation"]: r for r in rows if (r["shape"], r["dtype"]) == (row["shape"], row["dtype"])}

@@ -1,4 +1,4 @@
-"""What a distillation step costs beside a plain training step of the student."""
+"""Measures what a distillation step costs beside a plain training step of the student."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def check_config(cfg: Config) -> None:
 
 
 def build(cfg: Config, step: str, device: str) -> nn.Module:
-    """The algorithm of a configuration for one of the steps, in training mode, always with the same weights."""
+    """Builds the algorithm of a configuration for one step, in training mode, always with the same weights."""
     model = cfg.model.to_dict()
     if step == "published":
         sources = {recorder["source"] for recorder in model["distiller"]["teacher_recorders"].values()}
@@ -96,7 +96,7 @@ def build(cfg: Config, step: str, device: str) -> nn.Module:
 
 
 def random_batch(student: nn.Module, batch: int, shape: tuple[int, int]) -> dict[str, Any]:
-    """Random images with annotations, as a data loader hands them over."""
+    """Returns random images with annotations, as a data loader hands them over."""
     package = type(student).__module__.split(".")[0]
     torch.manual_seed(2)
     images = [torch.randint(0, 256, (3, *shape), dtype=torch.uint8) for _ in range(batch)]
@@ -118,7 +118,7 @@ def random_batch(student: nn.Module, batch: int, shape: tuple[int, int]) -> dict
 
 
 def make_step(cfg: Config, step: str, options: dict[str, Any]) -> tuple[nn.Module, Callable[[], dict]]:
-    """The model of a step and a function that takes the step and returns what it logs."""
+    """Returns the model of a step, and a function that takes the step and returns what it logs."""
     algorithm: Any = build(cfg, step, options["device"])
     shape = tuple(options["shape"])
     if getattr(algorithm.data_preprocessor, "size", None) is not None:
@@ -142,7 +142,7 @@ def make_step(cfg: Config, step: str, options: dict[str, Any]) -> tuple[nn.Modul
 
 
 def checkpoint_cost(state_dict: dict[str, Tensor]) -> dict[str, float]:
-    """Size and time of writing a state dict."""
+    """Measures size and time of writing a state dict."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "checkpoint.pth")
         start = time.perf_counter()
@@ -151,7 +151,7 @@ def checkpoint_cost(state_dict: dict[str, Tensor]) -> dict[str, float]:
 
 
 def measure_one(step: str, config: str, cfg_options: dict | None, options: dict[str, Any]) -> dict[str, Any]:
-    """What one step costs, and the losses of the first."""
+    """Measures one kind of step, and reads the losses of the first."""
     MMLogger.get_current_instance().setLevel("ERROR")
     torch.set_num_threads(options["threads"])
     cfg = read_config(config, cfg_options)
@@ -178,7 +178,7 @@ def measure_one(step: str, config: str, cfg_options: dict | None, options: dict[
 
 
 def changes(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Step -> how far its first distillation losses are from those of `ours`, relative, at most."""
+    """Returns for each step the largest relative difference of its first distillation losses from those of `ours`."""
     ours: dict[str, float] = next((row["losses"] for row in rows if row["step"] == "ours"), {})
     return {
         row["step"]: max(abs(row["losses"][name] / value - 1) for name, value in ours.items())
@@ -204,7 +204,7 @@ def check(rows: list[dict[str, Any]], amp: bool) -> None:
 
 
 def table(rows: list[dict[str, Any]], batch: int) -> str:
-    """Markdown: each step, and against the plain step, and against that and the bare teacher together."""
+    """Returns a Markdown table of all steps, also relative to the plain step, alone and with the bare teacher."""
     median = {row["step"]: row["median"] for row in rows}
     plain, changed = median.get("plain"), changes(rows)
     bare = plain + median["teacher"] if plain and "teacher" in median else None

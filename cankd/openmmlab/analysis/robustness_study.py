@@ -25,7 +25,7 @@ from cankd.utils.files import sha256
 
 
 def fingerprint(cfg: Config, checkpoint: Checkpoint, role: str) -> dict[str, str]:
-    """What tells whether results of a file are of these weights, this model and data."""
+    """Returns the hashes that tell whether stored results belong to these weights, this model and these data."""
     parts = {key: cfg.get(key) for key in ("model", "test_dataloader", "test_evaluator")}
     text = json.dumps(parts, sort_keys=True, default=str)
     file = checkpoint.source(role, cfg).name
@@ -33,7 +33,7 @@ def fingerprint(cfg: Config, checkpoint: Checkpoint, role: str) -> dict[str, str
 
 
 def read_state(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The results so far.
+    """Reads the results so far.
 
     Raises:
         ValueError: if the file holds results of other settings, or something else.
@@ -104,7 +104,7 @@ class StudiedModel:
         )
 
     def evaluate(self, name: str, corruption: str | None = None, severity: int = 0) -> dict[str, float]:
-        """The evaluator's metrics on the test data, clean or corrupted."""
+        """Returns the evaluator's metrics on the test data, clean or corrupted."""
         loader = self.cfg.test_dataloader.to_dict()
         if corruption:
             settings = {"seed": self.options.seed, "folder": self.options.corrupted_dir}
@@ -123,7 +123,7 @@ class StudiedModel:
 
 
 def missing_pairs(results: dict[str, Any], pairs: list[tuple]) -> list[tuple]:
-    """Those of the (corruption, severity) pairs of which the results of a model have nothing yet."""
+    """Returns the (corruption, severity) pairs that the results of a model do not contain yet."""
     return [
         (corruption, severity)
         for corruption, severity in pairs

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and what becomes of them."""
+"""Arguments that several commands share, and the models and paths that they stand for."""
 
 from __future__ import annotations
 
@@ -183,12 +183,12 @@ def feature_recorder(model: LoadedModel, recorders: Mapping[str, Any], mappings:
 
 
 def picture_path(out: Path, pictures: int, *names: str) -> Path:
-    """Where a picture goes.
+    """Returns the path to write a picture to.
 
     Args:
-        out: of ``--out-file``: a file if it has a suffix, else a folder.
+        out: the argument ``--out-file``: a file if it has a suffix, else a folder.
         pictures: how many are written in all; several get names of their own beside a file's.
-        *names: of this picture.
+        *names: parts of the name of this picture.
 
     Returns:
         ``out`` itself for the only picture, ``<stem>_<names>.<suffix>`` for one of several,

@@ -41,7 +41,7 @@ from cankd.utils.files import write_text
 
 
 def shape_of(level: str) -> tuple[int, ...]:
-    """The map's shape of a level's name or of BxCxHxW.
+    """Returns the shape of a map from the name of a level or from BxCxHxW.
 
     Raises:
         argparse.ArgumentTypeError: if it is neither.

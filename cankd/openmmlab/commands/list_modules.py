@@ -42,7 +42,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def outputs_of(shapes: Dict[str, Dict[OutputIndex, Shape]], depth: int | None) -> Outputs:
-    """(module, index) -> shape, down to a depth of names; a module without outputs has an empty index and shape."""
+    """Maps (module, index) to shape, down to a depth of names; without outputs, index and shape are empty."""
     found: Outputs = {}
     for name, outputs in shapes.items():
         if depth is None or name.count(".") < depth:
@@ -51,7 +51,7 @@ def outputs_of(shapes: Dict[str, Dict[OutputIndex, Shape]], depth: int | None) -
 
 
 def label(name: str, index: OutputIndex, outputs: Outputs) -> str:
-    """The name, with those indices that a mapping needs."""
+    """Returns the name with those indices that a mapping needs."""
     parts = [name]
     if any(other == name and place[:1] > (0,) for other, place in outputs):
         parts += [f"record_idx={i}" for i in index[:1]]
@@ -60,7 +60,7 @@ def label(name: str, index: OutputIndex, outputs: Outputs) -> str:
 
 
 def match(student: Shape | None, teacher: Shape | None) -> str:
-    """Whether a loss can compare two outputs, in a few words."""
+    """Returns in a word or two whether a loss can compare two outputs."""
     if not student or not teacher:
         return ""
     if student == teacher:

@@ -43,7 +43,7 @@ def scenes(split: str, count: int, size: tuple[int, int], seed: int) -> Iterator
 
 
 def detection_json(categories: list[dict], names: list[str], split_scenes: list[Scene]) -> dict:
-    """COCO's JSON of scenes whose label k is category k * (number of categories // 10)."""
+    """Returns the annotations of scenes in COCO's format; label k is category k * (number of categories // 10)."""
     images: list[dict] = []
     annotations: list[dict] = []
     for image_id, (name, (image, objects)) in enumerate(zip(names, split_scenes), start=1):

@@ -53,7 +53,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def command(name: str, *arguments: object) -> list[str]:
-    """The command line of one of this package's commands."""
+    """Returns the command line that calls one of this package's commands."""
     return [sys.executable, "-m", "cankd", name, *map(str, arguments)]
 
 
@@ -67,13 +67,13 @@ def run(name: str, *arguments: object) -> None:
 
 
 def data_options(data: Path) -> list[str]:
-    """The options that point a configuration of the quickstart to its data."""
+    """Returns the options that point a configuration of the quickstart to its data."""
     options = [f"{split}_dataloader.dataset.data_root={data}/" for split in ("train", "val", "test")]
     return options + [f"{split}_evaluator.ann_file={data}/annotations/val.json" for split in ("val", "test")]
 
 
 def scalars(work_dir: Path) -> list[dict]:
-    """What the latest run in a work dir logged so far."""
+    """Reads the scalars that the latest run in a work dir has logged so far."""
     files = sorted(work_dir.glob("*/vis_data/scalars.json"))
     return [json.loads(line) for line in files[-1].read_text().splitlines()] if files else []
 
@@ -125,7 +125,7 @@ def train(jobs: dict[str, list], out: Path, threads: int) -> dict[str, float]:
 
 
 def progress(name: str, work_dir: Path) -> str:
-    """One training's state in a few words."""
+    """Describes the state of one training in a few words."""
     lines = scalars(work_dir)
     step = max((line["step"] for line in lines), default=0)
     scores = [line["coco/bbox_mAP"] for line in lines if "coco/bbox_mAP" in line]
@@ -133,7 +133,7 @@ def progress(name: str, work_dir: Path) -> str:
 
 
 def evaluate(config: Path, checkpoint: Path, work_dir: Path, options: list[str]) -> dict[str, float]:
-    """AP and AP50 in percent of a checkpoint under a student-only configuration, by pycocotools."""
+    """Returns AP and AP50 of a checkpoint in percent, computed by pycocotools."""
     shutil.rmtree(work_dir, ignore_errors=True)
     run("test", config, checkpoint, "--work-dir", work_dir, "--cfg-options", *options)
     metrics = json.loads(next(work_dir.glob("*/*.json")).read_text())
@@ -144,7 +144,7 @@ def evaluate(config: Path, checkpoint: Path, work_dir: Path, options: list[str])
 
 @torch.no_grad()
 def draw_pictures(models: dict[str, tuple[BaseModel, Config]], data: Path, out: Path) -> None:
-    """Boxes and FPN heatmaps of the three models, each with its configuration, on some validation scenes."""
+    """Draws boxes and FPN heatmaps of the three models on some validation scenes."""
     annotations = json.loads((data / "annotations/val.json").read_text())
     scenes = [index for index in SHOWN_SCENES if index < len(annotations["images"])]
     files = [data / "val" / annotations["images"][index]["file_name"] for index in scenes]

@@ -1,4 +1,4 @@
-"""What the commands share that run a configuration, and how commands end."""
+"""Shared parts of the commands that run a configuration, and of how commands end."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def check_teacher_file(cfg: Config) -> None:
 
 @contextlib.contextmanager
 def tool_errors() -> Iterator[None]:
-    """:func:`~cankd.utils.command_line.one_line_errors` around a tool whose libraries are to be quiet."""
+    """Silences the libraries, and ends a command that fails as ``one_line_errors`` does."""
     warnings.filterwarnings("ignore", category=UserWarning)
     MMLogger.get_current_instance().setLevel("WARNING")
     with one_line_errors():
@@ -138,7 +138,7 @@ def run_errors(debug: bool = False) -> Iterator[None]:
 
 
 def _bare_assertion(error: BaseException) -> str:
-    """The line of an assertion that failed without a word, which mmengine's registries may have wrapped."""
+    """Returns the source line of an assertion without a message, which mmengine's registries may have wrapped."""
     while error.__context__ is not None:
         error = error.__context__
     if not isinstance(error, AssertionError) or str(error):

@@ -24,7 +24,7 @@ from cankd.openmmlab.visualization.features import image_names, list_images, net
 
 
 def point(text: str) -> tuple[float, float]:
-    """(x, y) of an argument X,Y."""
+    """Returns (x, y) of an argument X,Y."""
     x, y = (float(part) for part in text.split(","))
     return x, y
 

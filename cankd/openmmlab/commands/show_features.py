@@ -140,12 +140,12 @@ def parse_difference(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def shown_maps(recorded: Recorded, args: argparse.Namespace) -> dict[str, Tensor]:
-    """The recorded maps (C, H, W) by name, standardised if the command line says so."""
+    """Returns the recorded maps (C, H, W) by name, standardised if the command line asks for it."""
     return {key: standardise(feature) if args.use_norm else feature for key, feature in recorded.maps.items()}
 
 
 def boxes_in_view(recorded: Recorded, model: arguments.LoadedModel, score_thr: float) -> Boxes:
-    """The predicted boxes in the pixels of the image as the network saw it."""
+    """Returns the predicted boxes in the pixels of the image as the network saw it."""
     boxes = predicted_boxes(recorded.sample, model.model.dataset_meta["classes"], score_thr)
     return boxes._replace(corners=boxes.corners * np.tile(recorded.sample.get("scale_factor", (1.0, 1.0)), 2))
 

@@ -35,7 +35,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def predicted(model: arguments.LoadedModel, image: str, score_thr: float):
-    """A detector's boxes or a segmenter's label map (H, W)."""
+    """Returns a detector's boxes or a segmenter's label map (H, W)."""
     sample = predict(model.model, model.cfg, image)
     if "pred_sem_seg" in sample:
         return sample.pred_sem_seg.data[0].cpu().numpy()
