@@ -165,6 +165,7 @@ class _Entry(nn.Module):
 def _entered_at(head: Head, start: int, maps: Mapping[str, Sequence[Tensor]]) -> Head:
     """A view of a head, with its own parameters, whose towers begin behind convolution ``start`` with the maps."""
     entered = copy.copy(head)
+    # Private, because torch has no public copy of a module that shares its parts but for some.
     entered._modules = dict(head._modules)
     for tower in TOWERS:
         entered._modules[tower] = nn.ModuleList([_Entry(maps[tower]), *getattr(head, tower)[start:]])

@@ -91,6 +91,7 @@ class PartialTeacherDistill(TeacherDistill):
         self.teacher_compile = teacher_compile
         self._check_options()
         self._running_teacher: tuple[nn.Module, ...] = ()  # in a tuple it is no part of the algorithm's modules
+        self.register_load_state_dict_post_hook(_drop_running_teacher)
         # With deliveries the whole teacher runs: the student takes what it leaves there.
         self._has_deliveries = bool(self.distiller.deliveries.deliveries)
         self._needed = self._count_needed_records()
@@ -245,9 +246,10 @@ class PartialTeacherDistill(TeacherDistill):
             )
         return teacher
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        self._running_teacher = ()  # made anew from what is loaded
-        super()._load_from_state_dict(*args)
+
+def _drop_running_teacher(algorithm: PartialTeacherDistill, _: Any) -> None:
+    """Has the copy of the teacher made anew, from the weights that were loaded."""
+    algorithm._running_teacher = ()
 
 
 def _compile_around(module: nn.Module, sources: set[str], **options: Any) -> None:

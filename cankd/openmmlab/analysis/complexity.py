@@ -17,7 +17,7 @@ from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode  # torch documents it, but exports it nowhere else
 
 from cankd.losses import FGDLoss, NLKDINLoss
 from cankd.losses.cankd_naive import NaiveNLKDINLoss
@@ -142,6 +142,7 @@ def loss_costs(shape: tuple[int, int, int, int]) -> dict[str, Cost]:
     return costs
 
 
+# The first is private: torch has no public base class of batch and instance norms, SyncBN's replacement included.
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 

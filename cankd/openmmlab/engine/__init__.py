@@ -1,4 +1,4 @@
-"""What training and testing need beyond mmengine."""
+"""Runner, hooks and loops of training and testing, beyond those of mmengine and mmrazor."""
 
 from cankd.openmmlab.engine.distill_checkpoint_hook import DistillCheckpointHook
 from cankd.openmmlab.engine.distill_val_loop import DistillValLoop

@@ -1,4 +1,4 @@
-"""Faults of a configuration that nothing else notices, found before a model is built."""
+"""Finds faults of a configuration that nothing else notices, before a model is built."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ TOP_LEVEL_KEYS = {
 
 
 def _near(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str:
-    """The choices that a misspelt name may mean, the nearest first; empty if there is none."""
+    """Returns the choices that a misspelt name may mean, the nearest first, or an empty string."""
     return ", ".join(difflib.get_close_matches(name, sorted(choices), n=3, cutoff=cutoff))
 
 
 def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Warns of overrides that no file has, and refuses those that nothing reads.
+    """Warns of overrides of keys that no file has, and refuses those that nothing reads.
 
     Args:
-        cfg: the configuration before the overrides.
-        options: dotted key -> value, as of ``--cfg-options``.
+        cfg: configuration before the overrides.
+        options: overrides of ``--cfg-options``, dotted key -> value.
 
     Raises:
         ValueError: for a key whose first part neither the configuration has nor the runner reads.
@@ -73,7 +73,7 @@ def check_top_level(cfg: Config) -> None:
     """Refuses a key that nothing reads and that is nearly one which the runner reads.
 
     Args:
-        cfg: the configuration.
+        cfg: configuration to check.
 
     Raises:
         ValueError: for such a key.
@@ -88,10 +88,10 @@ def check_optimizer(cfg: Config) -> None:
     """Refuses an optimizer that does not exist, of which mmengine says "None is not a callable object".
 
     Args:
-        cfg: the configuration.
+        cfg: configuration to check.
 
     Raises:
-        ValueError: for its type.
+        ValueError: if no optimizer of the configured type is registered.
     """
     kind = (cfg.get("optim_wrapper") or {}).get("optimizer", {}).get("type")
     if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:

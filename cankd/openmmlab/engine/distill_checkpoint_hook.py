@@ -1,4 +1,4 @@
-"""Checkpoints of a distillation without its teacher."""
+"""Saves checkpoints of a distillation without its teacher."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from cankd.openmmlab.engine.runner import unwrapped
 class DistillCheckpointHook(ResumableCheckpointHook):
     """``ResumableCheckpointHook`` that leaves a frozen teacher's weights out of the checkpoints.
 
-    They are those of ``teacher_ckpt``, from which a run that resumes takes them again; without
-    a ``teacher_ckpt``, or if the teacher is trained, they stay in. When a checkpoint is loaded, a
-    teacher from ``teacher_ckpt`` stays as it is, whatever the checkpoint holds. How much is left
-    out is logged once.
+    A run that resumes reads those weights from ``teacher_ckpt`` again; without a ``teacher_ckpt``, or if the
+    teacher is trained, they are saved. When a checkpoint is loaded, a teacher from ``teacher_ckpt`` keeps its
+    weights, whatever the checkpoint holds. How much is left out is logged once.
 
-    Takes the arguments of mmengine's hook, and its place:
+    Takes the arguments of mmengine's hook, in whose place it is configured:
     ``default_hooks = dict(checkpoint=dict(type='DistillCheckpointHook'))``.
     """
 
     _has_told = False
 
     def before_save_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
-        """Takes the teacher out."""
+        """Removes the teacher from a checkpoint that is about to be saved."""
         super().before_save_checkpoint(runner, checkpoint)
         if not self._restores_teacher(runner):
             return
@@ -44,7 +43,7 @@ class DistillCheckpointHook(ResumableCheckpointHook):
             )
 
     def after_load_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
-        """Puts the algorithm's own teacher in, so that loading changes nothing in it."""
+        """Puts the algorithm's own teacher into a checkpoint, so that loading it changes nothing in the teacher."""
         super().after_load_checkpoint(runner, checkpoint)
         loaded = Checkpoint(checkpoint)
         teacher = getattr(unwrapped(runner.model), "teacher", None)
@@ -57,7 +56,7 @@ class DistillCheckpointHook(ResumableCheckpointHook):
 
     @staticmethod
     def _restores_teacher(runner) -> bool:
-        """Whether the teacher comes from a file of its own and stays as it is there."""
+        """Returns whether the teacher is frozen and has a checkpoint of its own."""
         frozen = not getattr(unwrapped(runner.model), "teacher_trainable", True)
         return frozen and bool(_teacher_ckpt(runner))
 
@@ -67,5 +66,5 @@ def _teacher_ckpt(runner) -> str | None:
 
 
 def _size(state_dict: dict[str, Any]) -> int:
-    """Bytes of a state dict's tensors."""
+    """Returns the bytes of a state dict's tensors."""
     return sum(value.numel() * value.element_size() for value in state_dict.values())

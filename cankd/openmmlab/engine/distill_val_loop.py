@@ -1,4 +1,4 @@
-"""Validation of a student beside a teacher that is evaluated once."""
+"""Validates a student and, once for a run, its teacher."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class DistillValLoop(SingleTeacherDistillValLoop):
 
     The student's metrics keep their names and come first, so that ``save_best`` and
     learning rate schedules follow them. The teacher's are logged beside them at every
-    validation as ``teacher.<name>``, which draws its score as a level line. They are part of
-    the run's checkpoints: a run that resumes under the same ``teacher_ckpt`` knows them.
+    validation as ``teacher.<name>``, so that curves show its score as a level line. They are saved in
+    the run's checkpoints, for a run that resumes with the same ``teacher_ckpt``.
 
     mmrazor's loop evaluates the teacher at each validation, and calls ``before_val_epoch`` twice,
     which makes an exponential moving average swap its weights back before the run goes on.
 
     Args:
-        runner: the run.
-        dataloader: of the validation data, or its configuration.
-        evaluator: the metrics, or their configuration.
+        runner: runner of the training.
+        dataloader: data loader of the validation data, or its configuration.
+        evaluator: evaluator of the metrics, or its configuration.
         fp16: whether validation runs in half precision. Defaults to False.
         teacher_metrics: the teacher's metrics by name if they are known, as
             ``{'coco/bbox_mAP': 0.389}``; an empty dict leaves the teacher out. Defaults to

@@ -17,7 +17,7 @@ DEFAULT_MODULES = ("neck", "bbox_head", "roi_head.bbox_head", "decode_head", "he
 
 
 def _find(model: nn.Module, name: str) -> nn.Module | None:
-    """The submodule of that name, or None."""
+    """Returns the submodule of that name, or None."""
     for part in name.split("."):
         model = getattr(model, part, None)  # type: ignore[assignment]
     return model
@@ -27,18 +27,18 @@ def _find(model: nn.Module, name: str) -> nn.Module | None:
 class InheritTeacherHook(Hook):
     """Starts the student's neck and head from the teacher's weights.
 
-    The weights are those that the algorithm's teacher holds, hence of ``teacher_ckpt``,
-    whatever the command line made of it. A cascade teacher gives its first head. The modules
-    count as initialised then, so that tensors of another shape stay as their constructors made
-    them; each is logged. That is what ``init_cfg`` of type ``Pretrained`` does, with which the
+    The weights are those that the algorithm's teacher was loaded with from ``teacher_ckpt``, also
+    where the command line replaced it. Of a cascade teacher the first head is used. The modules
+    count as initialised then, so that tensors of another shape keep the values of their
+    constructors; each is logged. That is what ``init_cfg`` of type ``Pretrained`` does, with which the
     published configurations inherit. Nothing is done when a run resumes.
 
     Args:
-        modules: names of the student's modules that inherit; those it lacks are passed over.
+        modules: names of the student's modules that inherit; names that it lacks are ignored.
             Defaults to :data:`DEFAULT_MODULES`.
         lasting: whether the teacher's weights are copied again after the student's
-            ``init_weights``. DINO's sets the matrices of its encoder and decoder anew; with
-            False they stay so, as in the runs that the paper reports. Defaults to True.
+            ``init_weights``. DINO's initialises the matrices of its encoder and decoder again; with
+            False they keep those values, as in the runs that the paper reports. Defaults to True.
 
     Raises:
         ValueError: before training, if there is no ``teacher_ckpt``, or if no tensor of one of
@@ -52,7 +52,7 @@ class InheritTeacherHook(Hook):
         self.lasting = lasting
 
     def before_run(self, runner) -> None:
-        """Copies the weights before a training initialises its model, and keeps it from doing so in the modules."""
+        """Copies the weights before the model is initialised, and excludes the modules from its initialisation."""
         if runner.iter > 0 or not isinstance(runner.optim_wrapper, BaseOptimWrapper):
             return
         if not runner.cfg.model.get("teacher_ckpt"):
@@ -65,7 +65,7 @@ class InheritTeacherHook(Hook):
             _find(student, name).is_init = True  # type: ignore[arg-type, union-attr]
 
     def before_train(self, runner) -> None:
-        """Logs what the student starts with of the teacher, after copying it again if it is to last."""
+        """Copies the weights again if they are to last, and logs how many the student starts with."""
         if runner.iter > 0:
             return
         if self.lasting:
@@ -81,7 +81,7 @@ class InheritTeacherHook(Hook):
             runner.logger.info(f"Inherited from the teacher: {equal} of {len(own)} tensors of {name}.")
 
     def _tensors(self, runner) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        """Module name -> the student's and the teacher's tensors, of those that the student has."""
+        """Returns the tensors of student and teacher by the name of the module, for modules that the student has."""
         algorithm = unwrapped(runner.model)
         found = {}
         for name in self.modules:
@@ -95,7 +95,7 @@ class InheritTeacherHook(Hook):
         return {name: pair for name, pair in found.items() if pair[0]}  # a classifier's pooling has no tensors
 
     def _copy(self, runner) -> list[str]:
-        """Copies what fits, and returns the names of the modules."""
+        """Copies tensors that fit, and returns the names of the modules."""
         tensors = self._tensors(runner)
         for name, (own, given) in tensors.items():
             taken = [key for key, value in own.items() if key in given and given[key].shape == value.shape]

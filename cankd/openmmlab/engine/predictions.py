@@ -1,4 +1,4 @@
-"""Predictions as a file, for the analysis tools."""
+"""Writes predictions to a file, for the analysis tools."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from mmdet.evaluation import DumpDetResults
 
 
 class DumpPredictions(DumpDetResults):
-    """mmdet's dump of predictions for any task, without a segmenter's logits.
+    """Writes predictions of any task as mmdet does, without a segmenter's logits.
 
-    Those would be 19 floats for each pixel of Cityscapes; a class for each pixel is enough.
+    Logits would be 19 floats for each pixel of Cityscapes; the class of each pixel is enough.
     """
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:

@@ -1,4 +1,4 @@
-"""Processes that do not outlive those that started them."""
+"""Ends processes together with those that started them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def end_with_parent() -> None:
-    """Has Linux kill this process when the one that started it ends, in whatever way; nothing happens elsewhere.
+    """Has Linux kill this process when the one that started it ends for any reason; does nothing on other systems.
 
-    It also holds for the program that this process is replaced by, as ``preexec_fn`` of a ``Popen``.
+    As ``preexec_fn`` of a ``Popen`` it holds for the program that is started.
     """
     if _libc:
         _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def end_with_launcher() -> None:
-    """The same for a process that torch's launcher started, also if that has ended already.
+    """Ends this process with torch's launcher that started it, also if the launcher has ended already.
 
     Raises:
         SystemExit: if the launcher that ``tools/python.sh`` named in ``CANKD_LAUNCHER`` has ended.

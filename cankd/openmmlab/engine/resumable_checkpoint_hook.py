@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment."""
+"""Saves checkpoints that survive a kill at any moment."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from cankd.utils.files import remove_leftovers, whole, write_text
 
 
 class WholeFileBackend(LocalBackend):
-    """mmengine's local files, each either complete or not there (or still the old one)."""
+    """Local files of mmengine, each of which is either complete or not there (or still the old one)."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Writes ``obj`` beside ``filepath``, to the disk itself, and moves it there."""
+        """Writes ``obj`` to a file beside ``filepath``, waits until it is on the disk, and renames it."""
         with whole(filepath) as part:
             super().put(obj, part)
             with part.open("rb") as file:
@@ -31,7 +31,7 @@ register_backend("whole_file", WholeFileBackend)
 
 
 class _RemovingLater:
-    """A file backend whose removals wait."""
+    """A file backend that collects the files to remove instead of removing them."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -49,11 +49,11 @@ class ResumableCheckpointHook(CheckpointHook):
     """``CheckpointHook`` from whose checkpoints a killed run goes on as if it had not been interrupted.
 
     Local checkpoints and ``last_checkpoint`` are written whole, and an old checkpoint is removed only after
-    the new one is there. Checkpoints hold every process's random state, which a run that resumes takes up;
-    a validation hands it back as it found it. What dead processes left of their files is removed
+    the new one is there. Checkpoints hold every process's random state, which a run that resumes restores;
+    after a validation it is restored, too. Incomplete files of dead processes are removed
     before training.
 
-    Takes the arguments of mmengine's hook; :class:`cankd.openmmlab.engine.Runner` puts it in that one's place.
+    Takes the arguments of mmengine's hook, which :class:`cankd.openmmlab.engine.Runner` replaces by this one.
     """
 
     backend_args: dict[str, Any] | None
@@ -63,7 +63,7 @@ class ResumableCheckpointHook(CheckpointHook):
     _before_val: dict[str, Any] | None = None
 
     def before_train(self, runner) -> None:
-        """Chooses where to save, and removes what dead processes left there."""
+        """Chooses the backend that saves, and removes incomplete files of dead processes."""
         if self.backend_args is None and self.file_client_args is None and "://" not in str(self.out_dir):
             self.backend_args = {"backend": "whole_file"}
         super().before_train(runner)
@@ -72,9 +72,9 @@ class ResumableCheckpointHook(CheckpointHook):
                 runner.logger.info(f"Removed {file}, which a dead process left.")
 
     def after_load_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
-        """Keeps the random states, and says what a run that resumes starts afresh."""
+        """Keeps the random states, and warns of states that the checkpoint lacks for a run that resumes."""
         self._states = checkpoint.get("random_state")
-        if not runner._resume:
+        if not runner._resume:  # private, because mmengine's runner tells it nowhere else
             return
         missing = {
             "optimizer": "optimizer state (it was saved with save_optimizer=False): the optimizer starts afresh",
@@ -87,7 +87,7 @@ class ResumableCheckpointHook(CheckpointHook):
                 runner.logger.warning(f"--resume: the checkpoint holds no {missing[key]}.")
 
     def before_train_epoch(self, runner) -> None:
-        """Takes up the random state of the checkpoint that the run goes on from."""
+        """Restores the random state of the checkpoint that the run goes on from."""
         states, self._states = self._states, None
         if not states or not runner.iter:
             return
@@ -105,26 +105,28 @@ class ResumableCheckpointHook(CheckpointHook):
             set_random_state(state)
 
     def before_save_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
-        """Puts the random states in."""
+        """Adds the random states of all processes to the checkpoint."""
         if self._states:
             checkpoint["random_state"] = self._states
 
     def before_val(self, runner) -> None:
-        """Keeps the random state of training."""
+        """Remembers the random state of training."""
         self._before_val = random_state()
 
     def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
-        """Goes back to the random state of training, and saves the best checkpoint."""
+        """Restores the random state of training, and saves the best checkpoint."""
         self.after_val(runner)
         super().after_val_epoch(runner, metrics)
 
     def after_val(self, runner) -> None:
-        """Goes back to the random state of training."""
+        """Restores the random state of training."""
         if self._before_val:
             set_random_state(self._before_val)
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict[str, Any]) -> None:
-        """Saves, names the file in ``last_checkpoint``, and only then removes what is outdated."""
+        """Saves, names the file in ``last_checkpoint``, and only then removes outdated files."""
+        # Overrides a private method, as the next one does: mmengine's hook removes old files before it saves, and has
+        # no public place between the two.
         if self.max_keep_ckpts > 0:
             if list(self.keep_ckpt_ids)[-1:] != [step]:
                 self.keep_ckpt_ids = deque([*self.keep_ckpt_ids, step])

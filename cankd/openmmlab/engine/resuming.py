@@ -1,4 +1,4 @@
-"""What a run needs to go on from a checkpoint as if it had not been interrupted."""
+"""Finds the checkpoint of an interrupted run, and restores random state and position in the data."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cankd.openmmlab.checkpoint_files import UnsafeCheckpoint, load_checkpoint_f
 def find_checkpoint(work_dir: str | Path) -> tuple[str, dict[str, Any]] | None:
     """Finds the checkpoint that a run goes on from: what ``last_checkpoint`` names, else the newest.
 
-    A file that is missing, broken or no run's is passed over with a warning. ``best_*.pth``, which
+    A file that is missing, broken or without a run's state is skipped with a warning. ``best_*.pth``, which
     have no optimizer, come last.
 
     Args:
-        work_dir: the run's folder; if ``last_checkpoint`` names a file in another one, that is looked into, too.
+        work_dir: folder of the run; if ``last_checkpoint`` names a file in another one, that is searched, too.
 
     Returns:
         The file and its ``meta``, or None if there is none. One that is not local is not read: its ``meta`` is empty.
@@ -53,7 +53,7 @@ def find_checkpoint(work_dir: str | Path) -> tuple[str, dict[str, Any]] | None:
 
 
 def holds_run(checkpoint: dict[str, Any]) -> bool:
-    """Whether a checkpoint is one that a run can go on from, not weights alone."""
+    """Returns whether a run can go on from a checkpoint, which takes more than weights."""
     return "message_hub" in checkpoint and {"epoch", "iter"} <= set(checkpoint.get("meta", {}))
 
 
@@ -62,7 +62,7 @@ def _warn(message: str) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """The random numbers that this process draws next, in tensors and plain values.
+    """Returns the state of this process's random number generators, in tensors and plain values.
 
     Returns:
         The states of Python's, NumPy's and torch's generators, and of the current GPU's if there is one.
@@ -79,7 +79,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Makes this process draw the random numbers that followed :func:`random_state`."""
+    """Sets the random number generators to a state that :func:`random_state` returned."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"].cpu())
@@ -88,27 +88,28 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 class ResumedData:
-    """A training loop's data that takes up a random state once what the run has seen is passed over.
+    """Iterates over a training loop's data, and restores a random state when the batches already seen are skipped.
 
-    mmengine passes over data by loading and augmenting it (0.10.5) or by the sampler (``skip_iter``, OneDL), and
-    torch draws a number where it starts to read a data set: both come before the state is taken up.
+    mmengine skips batches by loading and augmenting them (0.10.5) or by the sampler (``skip_iter``, OneDL), and
+    torch draws a number where it starts to read a data set: both come before the state is restored.
 
     Args:
-        iterator: the loop's ``dataloader_iterator``.
-        seen: batches that the loop passes over.
-        state: of :func:`random_state`, from the checkpoint.
+        iterator: ``dataloader_iterator`` of the loop.
+        seen: number of batches that the loop skips.
+        state: random state of the checkpoint, from :func:`random_state`.
     """
 
     def __init__(self, iterator: Any, seen: int, state: dict[str, Any]) -> None:
         self._iterator, self._seen, self._state = iterator, seen, state
 
     def skip_iter(self, count: int) -> None:
-        """Passes over ``count`` batches, where mmengine can."""
+        """Skips ``count`` batches, where mmengine can."""
         self._iterator.skip_iter(count)
         self._seen = 0
 
     def __next__(self) -> Any:
         if self._seen == 0:
+            # OneDL's mmengine starts its workers in this private method, at the first batch or here.
             if hasattr(self._iterator, "_ensure_iterator"):
                 self._iterator._ensure_iterator()
             set_random_state(self._state)

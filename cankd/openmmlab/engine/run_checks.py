@@ -1,4 +1,4 @@
-"""Checks of a run at its start and of its losses at every step."""
+"""Checks a run at its start and its losses at every step."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ HEADS = ("bbox_head", "mask_head", "decode_head", "auxiliary_head", "head")
 
 @HOOKS.register_module()
 class RunChecksHook(Hook):
-    """Refuses a run whose teacher is noise, whose classes are not the data's or whose ``load_from`` fits nothing.
+    """Refuses a run with an untrained teacher, with other classes than the data's, or whose ``load_from`` fits nothing.
 
-    Every run of this package's runner has it. A tensor of the teacher counts as loaded if it has the value that
+    Every run of this package's runner has this hook. A tensor of the teacher counts as loaded if it has the value that
     ``teacher_ckpt``, its own ``init_cfg=dict(type='Pretrained')`` or the checkpoint of ``load_from`` or ``resume``
-    gives it. One that is not loaded is logged, and an error where the first step shows that a distillation loss
-    depends on it, or where the student inherits it. ``allow_untrained_teacher=True`` in the configuration lets such a
+    gives it. A tensor that is not loaded is logged; it is an error if the first step shows that a distillation
+    loss depends on it, or if the student inherits it. ``allow_untrained_teacher=True`` in the configuration lets such a
     teacher pass. An annotation file's categories are compared with the classes of the configuration.
 
     Raises:
@@ -43,7 +43,7 @@ class RunChecksHook(Hook):
         self._in_checkpoint: dict[str, Any] = {}
 
     def after_load_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of which nothing fits the model."""
+        """Refuses a checkpoint without any tensor that fits the model."""
         loaded, model = Checkpoint(checkpoint), unwrapped(runner.model)
         if not any_fits(loaded.state_dict, model):
             raise ValueError(
@@ -79,7 +79,7 @@ class RunChecksHook(Hook):
         self._watch(algorithm, missing, file)
 
     def _not_loaded(self, teacher: nn.Module, file: str | None) -> list[str]:
-        """The names of the teacher's floating-point tensors that have no checkpoint's values."""
+        """Returns the names of the teacher's floating-point tensors that do not have a checkpoint's values."""
         init_cfg = getattr(teacher, "init_cfg", None)
         pretrained = init_cfg.get("checkpoint") if isinstance(init_cfg, dict) else None
         sources = [Checkpoint.read(name).state_dict for name in (file, pretrained) if name] + [self._in_checkpoint]
@@ -102,12 +102,15 @@ class RunChecksHook(Hook):
 
 
 def _is_in(value: Tensor, given: Any) -> bool:
-    """Whether a tensor has a checkpoint's value, which may be stored in less precision."""
+    """Returns whether a tensor has the value of a checkpoint's, which may be stored in less precision."""
     return isinstance(given, Tensor) and given.shape == value.shape and torch.equal(value.cpu(), given.to(value.dtype))
 
 
 def _caller(model: nn.Module, name: str) -> nn.Module:
-    """The module whose call uses the weights of the submodule ``name``: torch's attention uses its parts' itself."""
+    """Returns the module whose call uses the weights of the submodule ``name``.
+
+    It is the submodule itself, but for the parts of torch's attention, whose weights the attention uses.
+    """
     parts = name.split(".") if name else []
     for depth in range(len(parts)):
         module = model.get_submodule(".".join(parts[: depth + 1]))
@@ -130,7 +133,7 @@ def _refuse(file: str | None, needed: Sequence[str]) -> None:
 
 
 def _datasets(dataset: Any) -> Iterator[Any]:
-    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
+    """Yields the data sets inside wrappers such as RepeatDataset and ConcatDataset."""
     inside: Iterable[Any] = getattr(dataset, "datasets", None) or filter(None, [getattr(dataset, "dataset", None)])
     found = False
     for part in inside:
@@ -162,7 +165,7 @@ def _check_classes(student: nn.Module, dataset: Any, split: str) -> None:
 def _check_categories(runner, dataset: Any, split: str) -> None:
     """Compares an annotation file's categories with the configuration's classes.
 
-    mmdet numbers a COCO file's labels by its categories, in the file's order, and passes over those that are no class.
+    mmdet numbers a COCO file's labels by its categories, in the file's order, and ignores those that are no class.
     """
     file = str(getattr(dataset, "ann_file", ""))
     if not hasattr(dataset, "cat2label") or not Path(file).is_file():
@@ -193,7 +196,7 @@ def _check_categories(runner, dataset: Any, split: str) -> None:
 
 
 def _categories(file: str) -> list[str]:
-    """The names of a COCO file's categories, without reading the rest of what may be a gigabyte."""
+    """Returns the names of a COCO file's categories, without reading the rest of a file that may have a gigabyte."""
     with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
         start = text.rfind(b'"categories"')
         start = text.find(b"[", start) if start >= 0 else -1
@@ -205,16 +208,16 @@ def _categories(file: str) -> list[str]:
 
 
 class NonFiniteLoss(ValueError):
-    """A training's loss is NaN or infinite."""
+    """The loss of a training is NaN or infinite."""
 
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
     """Stops a training at its first loss that is not finite, before the step changes a weight.
 
-    What a look needs is saved in the work dir as ``non_finite_iter_<i>_rank<r>.pth``: the losses by name, the names of
-    the image files, the images as the model got them, and all weights but the teacher's. Every run of this package's
-    runner has it; ``--cfg-options default_hooks.finite_loss.skip=True`` sets the option.
+    It saves ``non_finite_iter_<i>_rank<r>.pth`` in the work dir, with the losses by name, the names of the image files,
+    the images as the model got them, and all weights but the teacher's. Every run of this package's runner has this
+    hook; ``--cfg-options default_hooks.finite_loss.skip=True`` sets the option.
 
     Args:
         skip: whether such a step is left out, in all processes, instead of stopping. Defaults to False.
@@ -229,7 +232,7 @@ class FiniteLossHook(Hook):
         self._skip_now = False
 
     def before_train(self, runner) -> None:
-        """Looks at the losses where they are added up."""
+        """Wraps the model's addition of the losses with the check."""
         model, optim_wrapper = unwrapped(runner.model), runner.optim_wrapper
         parse_losses, update_params = model.parse_losses, optim_wrapper.update_params
 
@@ -247,7 +250,7 @@ class FiniteLossHook(Hook):
             optim_wrapper.update_params = update_unless_skipped
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Keeps the batch for what is said of it."""
+        """Keeps the batch, which the error describes."""
         self._batch = data_batch
 
     def _check(self, runner, total: Tensor, parts: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""mmengine's runner, also for several processes on machines without a GPU, with checkpoints that survive a kill."""
+"""Trains and tests by mmengine's runner, also in several CPU processes, with checkpoints that survive a kill."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OWN_HOOKS = {"run_checks": {"type": "RunChecksHook"}, "finite_loss": {"type": "F
 
 
 def unwrapped(model: Any) -> Any:
-    """The model inside a wrapper for several processes; a model that has none is returned as it is."""
+    """Returns the model inside a wrapper for several processes; a model without one is returned as it is."""
     return model.module if is_model_wrapper(model) else model
 
 
@@ -42,15 +42,18 @@ class Runner(mmengine.runner.Runner):
     there is none, the process group is made here first and the model wrapped without devices.
     SyncBN, which torch has for GPUs only, becomes BN then, as mmengine does in single runs.
 
-    ``CheckpointHook`` becomes :class:`cankd.openmmlab.engine.ResumableCheckpointHook`, and a run that resumes goes on
-    from the checkpoint that :func:`cankd.openmmlab.engine.resuming.find_checkpoint` finds.
+    :class:`cankd.openmmlab.engine.ResumableCheckpointHook` replaces ``CheckpointHook``, and a run that resumes goes on
+    from the checkpoint that :func:`cankd.openmmlab.engine.resuming.find_checkpoint` finds. Until its loop begins, a
+    runner keeps the checkpoint files that it reads, so that building, initialising, resuming and checking a model read
+    each file once.
     """
 
+    # mmengine's, private: nothing public tells or sets what a run that resumes goes on from.
     _resume: bool
     _load_from: str | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        keep_what_is_read()  # building, loading and checking a model each want its files
+        keep_what_is_read()
         super().__init__(*args, **kwargs)
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
@@ -69,17 +72,17 @@ class Runner(mmengine.runner.Runner):
         super().register_default_hooks(merged)
 
     def register_hook(self, hook: Any, priority: Any = None) -> None:
-        """Registers a hook, mmengine's checkpoint hook as the one whose checkpoints survive a kill."""
+        """Registers a hook; ``ResumableCheckpointHook`` replaces mmengine's ``CheckpointHook``."""
         kind = hook.get("type") if isinstance(hook, dict) else None
         if (HOOKS.get(kind) if isinstance(kind, str) else kind) is CheckpointHook:
             hook = {**hook, "type": "ResumableCheckpointHook"}
         super().register_hook(hook, priority)
 
     def train(self) -> nn.Module:
-        """Trains; a run that resumes first looks for where to go on, and for the seed that its data's order has.
+        """Trains; a run that resumes first finds its checkpoint, and takes over the seed that orders its data.
 
-        That is ``load_from`` if it holds a run, as in mmengine; if it holds weights alone, they are where a run
-        without a checkpoint starts.
+        The checkpoint is ``load_from`` if that holds a run's state, as in mmengine; if it holds weights alone, a run
+        without a checkpoint starts with them.
         """
         if self._resume and not (self._load_from and holds_run(load_checkpoint_file(self._load_from))):
             found = [find_checkpoint(self.work_dir) if is_main_process() else None]
@@ -89,6 +92,7 @@ class Runner(mmengine.runner.Runner):
                 self.logger.warning(f"--resume: {self.work_dir} holds no checkpoint; training starts anew.")
             else:
                 self._load_from, meta = found[0]
+                # Private: mmengine's resume() compares the seed there, and would seed again in the middle of the start.
                 if self._randomness_cfg.get("seed") is None and meta.get("seed") is not None:
                     self._randomness_cfg.update(seed=meta["seed"])
                     self.set_randomness(**self._randomness_cfg)

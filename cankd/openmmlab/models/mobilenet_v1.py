@@ -1,4 +1,4 @@
-"""MobileNetV1, which neither mmpretrain nor mmcls has."""
+"""The backbone MobileNetV1, which neither mmpretrain nor mmcls has."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MobileNetV1(BaseModule):
     """MobileNetV1 (Howard et al., 2017, arXiv 1704.04861, Table 1) as a backbone.
 
     Args:
-        out_indices: stages whose maps are returned, of 0 to 4, with 64, 128, 256, 512 and 1024
+        out_indices: numbers of the stages whose maps are returned, 0 to 4, with 64, 128, 256, 512 and 1024
             channels at 1/2 to 1/32 of the image's height and width. Defaults to the last.
         init_cfg: initialisation, as in every mmengine module; Kaiming's by default.
 

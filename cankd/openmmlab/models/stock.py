@@ -1,4 +1,4 @@
-"""Stock models of mmdet, mmseg and mmpretrain, with a configuration's differences laid over them."""
+"""Builds stock models of mmdet, mmseg and mmpretrain with the differences that a configuration lists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REPLACE_KEYS = ("_replace_", "_delete_")
 
 
 def _accepted_arguments(type_name: Any) -> set[str]:
-    """The constructor's arguments of a registered type, through ``**kwargs`` up its base classes."""
+    """Returns the arguments of a registered type's constructor, and of base classes that get its ``**kwargs``."""
     cls = type_name
     for registry in (MODELS, TASK_UTILS, WEIGHT_INITIALIZERS):
         if isinstance(cls, str):
@@ -42,7 +42,7 @@ def _accepted_arguments(type_name: Any) -> set[str]:
 
 
 def _without_replace_keys(config: Any) -> Any:
-    """A copy in which nothing is left that only merging understands."""
+    """Returns a copy without the keys of :data:`REPLACE_KEYS`."""
     if isinstance(config, dict):
         return {key: _without_replace_keys(value) for key, value in config.items() if key not in REPLACE_KEYS}
     if isinstance(config, (list, tuple)):
@@ -57,9 +57,9 @@ def merge_differences(stock: Any, differences: Any, where: str) -> Any:
     over a list of dicts (Cascade's heads) is merged into each of them. Anything else replaces.
 
     Args:
-        stock: the stock configuration; left as it is.
-        differences: what differs from it.
-        where: name of this place, for errors.
+        stock: stock configuration; it is not changed.
+        differences: configuration of the keys that differ.
+        where: name of the merged key, for errors.
 
     Returns:
         The merged configuration.
@@ -93,25 +93,25 @@ def merge_differences(stock: Any, differences: Any, where: str) -> Any:
 
 
 def stock_config(cfg: str, **differences: Any) -> dict:
-    """The model configuration that :func:`stock_model` builds.
+    """Returns the model configuration that :func:`stock_model` builds.
 
     Args:
-        cfg: as there.
-        **differences: as there.
+        cfg: name or path of a configuration, as in :func:`stock_model`.
+        **differences: differences in its ``model``, as in :func:`stock_model`.
 
     Returns:
         The merged ``model`` of the configuration, with its ``data_preprocessor``.
 
     Raises:
         ImportError: if the package that ``cfg`` names is not installed.
-        KeyError: for a key that does not exist there.
+        KeyError: for a key that the stock configuration does not have.
     """
     with _read(cfg) as config:
         return _merged(cfg, config, differences)
 
 
 def _merged(cfg: str, config: Config, differences: dict) -> dict:
-    """The model of a configuration that was read, with the differences."""
+    """Returns the model of a configuration with the differences merged into it."""
     model = config.model
     if "data_preprocessor" in config:
         model.setdefault("data_preprocessor", config.data_preprocessor)
@@ -122,7 +122,7 @@ def _merged(cfg: str, config: Config, differences: dict) -> dict:
 
 @contextlib.contextmanager
 def _read(cfg: str) -> Iterator[Config]:
-    """Reads a configuration; inside, its model's registry scope holds, with the modules registered."""
+    """Reads a configuration; inside the block its library's modules are registered, and models are built from it."""
     file = own_config(cfg) or cfg
     if "::" in str(file):
         config, package = get_config(cfg), module_of(cfg.split("::")[0])
@@ -141,19 +141,19 @@ def stock_model(cfg: str, **differences: Any) -> nn.Module:
 
     mmrazor's own ``cfg_path`` silently ignores differences that the stock configuration
     also sets. Here ``dict(type='StockModel', cfg='mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
-    bbox_head=dict(num_classes=3))`` means what it says.
+    bbox_head=dict(num_classes=3))`` builds a model with 3 classes.
 
     Args:
         cfg: ``package::path`` of a configuration that mmdet, mmseg, mmpretrain or cankd ships, or the
             path of a configuration file of your own.
-        **differences: what differs in its ``model``; see :func:`merge_differences`.
+        **differences: keys of its ``model`` that differ; see :func:`merge_differences`.
 
     Returns:
         The model, not initialised.
 
     Raises:
         ImportError: if the package that ``cfg`` names is not installed.
-        KeyError: for a key that does not exist there.
+        KeyError: for a key that the stock configuration does not have.
     """
     with _read(cfg) as config:
         return MODELS.build(_merged(cfg, config, differences))
