@@ -15,7 +15,7 @@ from cankd.openmmlab.configs import dataset_meta, in_scope, test_dataset
 
 
 def _run_pipeline(cfg: Config, steps: Sequence[dict], results: dict[str, Any]) -> dict[str, list]:
-    """A batch of one from some steps of a test pipeline."""
+    """Runs some steps of a test pipeline, and returns a batch of one image."""
     if test_dataset(cfg).get("return_classes"):  # detectors that are told what to look for
         results.update(text=tuple(dataset_meta(cfg)["classes"]), custom_entities=True)
     with in_scope(cfg):
@@ -23,7 +23,7 @@ def _run_pipeline(cfg: Config, steps: Sequence[dict], results: dict[str, Any]) -
 
 
 def _test_pipeline(cfg: Config) -> list[dict]:
-    """The steps of the test pipeline, without annotations."""
+    """Returns the steps of the test pipeline, without those that load annotations."""
     steps = test_dataset(cfg).get("pipeline") or cfg.get("test_pipeline")
     if not steps:
         raise ValueError(
@@ -36,11 +36,11 @@ def prepare(cfg: Config, image: str | Path) -> dict[str, list]:
     """Runs the configuration's test pipeline on one image file.
 
     Args:
-        cfg: the model's configuration.
-        image: an image file.
+        cfg: configuration of the model.
+        image: image file.
 
     Returns:
-        What the model's ``data_preprocessor`` and ``test_step`` take: ``inputs``, a list of one
+        A batch for the model's ``data_preprocessor`` and ``test_step``: ``inputs``, a list of one
         (C, H, W) tensor, and ``data_samples``, a list of one.
 
     Raises:
@@ -50,14 +50,14 @@ def prepare(cfg: Config, image: str | Path) -> dict[str, list]:
 
 
 def noise_batch(cfg: Config, shape: Sequence[int]) -> dict[str, list]:
-    """An image of noise as :func:`prepare` would return it, at a size of one's own.
+    """Returns a batch of one image of noise, of any size, as :func:`prepare` does for a file.
 
     Args:
-        cfg: the model's configuration.
-        shape: (H, W).
+        cfg: configuration of the model.
+        shape: height and width of the image.
 
     Returns:
-        As :func:`prepare`.
+        A batch, as of :func:`prepare`.
     """
     height, width = shape
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -68,15 +68,15 @@ def noise_batch(cfg: Config, shape: Sequence[int]) -> dict[str, list]:
 
 @torch.no_grad()
 def predict(model: BaseModel, cfg: Config, image: str | Path) -> Any:
-    """What a model predicts for one image file, in the data sample of its library.
+    """Predicts for one image file.
 
     Args:
-        model: from :func:`load_model`.
-        cfg: its configuration.
-        image: an image file.
+        model: model from :func:`cankd.openmmlab.loading.load_model`.
+        cfg: configuration of the model.
+        image: image file.
 
     Returns:
-        ``DetDataSample``, ``SegDataSample`` or ``DataSample``; boxes and label maps are in the
-        pixels of the file.
+        The data sample of the model's library: ``DetDataSample``, ``SegDataSample`` or ``DataSample``; boxes and
+        label maps are in pixels of the file.
     """
     return model.test_step(prepare(cfg, image))[0]

@@ -28,16 +28,16 @@ def align(student: Tensor, teacher: Tensor, eps: float = 1e-6) -> Tensor:
     """Gives the student's map the teacher's mean and standard deviation in each channel.
 
     Statistics are over the batch and all positions, in float32 at least, the deviation unbiased.
-    The gradient of a constant channel is 1 / eps times the one that comes in: in float16, where that
-    is out of range, it is the largest number that there is, so that no inf comes up here.
+    The gradient of a constant channel is multiplied by 1 / eps: in float16, where that is out of range, it is
+    limited to the largest finite number.
 
     Args:
-        student: (B, C, H, W).
-        teacher: (B, C, H, W).
-        eps: added to the student's deviation.
+        student: map of the student, (B, C, H, W).
+        teacher: map of the teacher, (B, C, H, W).
+        eps: number added to the student's deviation.
 
     Returns:
-        (B, C, H, W), of at least float32.
+        The aligned map, (B, C, H, W), in float32 at least.
     """
     limit = torch.finfo(student.dtype).max
     student, teacher = widen(student, teacher)
@@ -50,13 +50,13 @@ def align(student: Tensor, teacher: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def quality_focal_loss(predicted: Tensor, target: Tensor, weights: Tensor, beta: float = 1.0) -> Tensor:
-    """|sigmoid(p) - sigmoid(t)|^beta BCE(p, sigmoid(t)), summed over classes and positions.
+    """Computes |sigmoid(p) - sigmoid(t)|^beta BCE(p, sigmoid(t)), summed over classes and positions.
 
     Args:
         predicted: logits p, (N, classes).
         target: the teacher's logits t, (N, classes).
-        weights: of the positions, (N,).
-        beta: focuses on what differs.
+        weights: weights of the positions, (N,).
+        beta: exponent of the difference.
 
     Returns:
         A scalar.
@@ -67,10 +67,10 @@ def quality_focal_loss(predicted: Tensor, target: Tensor, weights: Tensor, beta:
 
 
 class Targets(NamedTuple):
-    """What the student's head was assigned, one tensor for each level, positions image by image.
+    """Targets that the student's head was assigned, one tensor for each level, positions image by image.
 
     ``priors`` are anchors (N, 4) or points (N, 2), ``weights`` the label weights (N,),
-    ``positives`` say where there is an object (N,). ``average`` is the task's own average factor.
+    ``positives`` whether there is an object (N,). ``average`` is the average factor of the student's own losses.
     """
 
     priors: list[Tensor]
@@ -110,7 +110,7 @@ def _fcos_targets(head: Head, arguments: tuple, result: tuple) -> Targets:
 
 
 def _divergence(head: Head, predicted: Tensor, target: Tensor, priors: Tensor) -> Tensor:
-    """KL divergence of the distributions of GFL's four sides, their mean."""
+    """Computes the KL divergence of GFL's distributions, averaged over the four sides."""
     predicted, target = (part.view(-1, 4, head.reg_max + 1).log_softmax(2) for part in (predicted, target))
     return F.kl_div(predicted, target, reduction="none", log_target=True).sum(2).mean(1)
 
@@ -118,20 +118,22 @@ def _divergence(head: Head, predicted: Tensor, target: Tensor, priors: Tensor) -
 def _box_distance(
     head: Head, predicted: Tensor, target: Tensor, priors: Tensor, distance: Callable[..., Tensor]
 ) -> Tensor:
-    """``iou_loss`` or ``giou_loss`` of the decoded boxes."""
+    """Computes ``iou_loss`` or ``giou_loss`` of the decoded boxes."""
     predicted, target = (head.bbox_coder.decode(priors, part) for part in (predicted, target))
     return distance(predicted, target, reduction="none", eps=1e-6)
 
 
 @dataclass(frozen=True)
 class HeadAdapter:
-    """What CrossKD needs to know of a kind of head.
+    """The properties of a kind of head that CrossKD uses.
 
     Attributes:
-        start: the published number of the student's own convolutions, i.
-        weights: the published weight of each loss.
-        targets: from the head, its ``get_targets``'s arguments and result to :class:`Targets`.
-        regression: from the head, predicted and target outputs (N, D) and priors to (N,).
+        start: published number of the student's own convolutions, i.
+        weights: published weight of each loss.
+        targets: function of the head and of the arguments and the result of its ``get_targets``, which returns
+            :class:`Targets`.
+        regression: function of the head, predicted and target outputs (N, D) and priors, which returns the
+            regression losses (N,).
         by_quality: whether the regression loss is divided by its weights' sum, not the average factor.
     """
 
@@ -152,7 +154,7 @@ ADAPTERS: dict[type, HeadAdapter] = {
 
 
 class _Entry(nn.Module):
-    """Takes the place of a tower's first convolutions and puts out one map after the other."""
+    """Replaces a tower's first convolutions and returns one map after the other."""
 
     def __init__(self, maps: Sequence[Tensor]) -> None:
         super().__init__()
@@ -163,7 +165,7 @@ class _Entry(nn.Module):
 
 
 def _entered_at(head: Head, start: int, maps: Mapping[str, Sequence[Tensor]]) -> Head:
-    """A view of a head, with its own parameters, whose towers begin behind convolution ``start`` with the maps."""
+    """Returns a copy of a head that shares its parameters and whose towers continue from maps behind ``start``."""
     entered = copy.copy(head)
     # Private, because torch has no public copy of a module that shares its parts but for some.
     entered._modules = dict(head._modules)
@@ -180,20 +182,20 @@ def _entrances(head: Head, start: int) -> dict[str, nn.Module]:
 
 @MODELS.register_module()
 class CrossKD(TeacherDistill):
-    """Cross-head distillation: the teacher's head judges what the student's head began.
+    """Cross-head distillation: the teacher's head continues from intermediate maps of the student's head.
 
     (CrossKD, arXiv 2306.11369.) In both towers of the head the student's map behind convolution i,
     before its activation, gets the teacher's statistics (:func:`align`), is activated and goes
     through the rest of the teacher's frozen head. That cross-head prediction is compared with the
-    teacher's own, so the student's predictions themselves get only the ground truth:
+    teacher's own, so that only the ground truth supervises the student's own predictions:
 
         loss_cls:        quality focal loss / average factor, beta = 1 (:func:`quality_focal_loss`)
         loss_reg:        GFL: sum w KL / sum w; others: sum w (G)IoU loss of decoded boxes / average factor,
                          with w the teacher's largest class score, 0 where the label weight is 0
         loss_centerness: ATSS: binary cross entropy where there is an object / average factor
 
-    The average factor is the student's task's own: of positives, averaged over the processes (GFL,
-    ATSS), this process's (RetinaNet), or of the positives' centerness, averaged over the processes
+    The average factor is that of the student's own losses: the number of positives, averaged over the processes (GFL,
+    ATSS) or of this process (RetinaNet), or the sum of the positives' centerness, averaged over the processes
     and at least 1 (FCOS, as published for both of its losses). The heads stay mmdet's; the student's
     own losses are those of plain training, bit for bit. The teacher is in eval mode.
 
@@ -202,15 +204,15 @@ class CrossKD(TeacherDistill):
     ``distiller=dict(type="ConfigurableDistiller")``.
 
     Args:
-        distiller: of feature losses, may be empty.
-        teacher: its configuration; its head must be of the student's class.
-        teacher_ckpt: path or URL of its weights. Defaults to None.
+        distiller: configuration of the feature losses; may be empty.
+        teacher: configuration of the teacher; its head must be of the same class as the student's.
+        teacher_ckpt: path or URL of the teacher's weights. Defaults to None.
         start: i, the number of the student's own convolutions in each tower; 0 starts with the
             neck's maps. Defaults to the published one: 3, for FCOS 2.
-        cls_weight: of ``loss_cls``. Defaults to the published one: 1, for FCOS 0.4.
-        reg_weight: of ``loss_reg``. Defaults to the published one: 1, for GFL 4, for FCOS 0.75.
-        centerness_weight: of ``loss_centerness``. Defaults to the published one, 1.
-        **kwargs: of ``SingleTeacherDistill``.
+        cls_weight: weight of ``loss_cls``. Defaults to the published one: 1, for FCOS 0.4.
+        reg_weight: weight of ``loss_reg``. Defaults to the published one: 1, for GFL 4, for FCOS 0.75.
+        centerness_weight: weight of ``loss_centerness``. Defaults to the published one, 1.
+        **kwargs: further arguments of ``SingleTeacherDistill``.
 
     Raises:
         TypeError: for a head that is not supported.
@@ -232,7 +234,9 @@ class CrossKD(TeacherDistill):
     ) -> None:
         super().__init__(distiller, teacher, teacher_ckpt, **kwargs)
         if self.teacher_trainable:
-            raise ValueError("CrossKD: got teacher_trainable=True, expected False: its head judges. Leave it out.")
+            raise ValueError(
+                "CrossKD: got teacher_trainable=True, expected False: its head must stay frozen. Leave it out."
+            )
         self.adapter = self._adapter()
         self.start = self.adapter.start if start is None else start
         self._check_heads()
@@ -281,11 +285,11 @@ class CrossKD(TeacherDistill):
                 )
 
     def loss(self, batch_inputs: Tensor, data_samples: list[Any] | None = None) -> dict[str, Tensor]:
-        """Losses of the student, of the cross-head predictions and of the distiller.
+        """Computes the losses of the student, of the cross-head predictions and of the distiller.
 
         Args:
             batch_inputs: preprocessed images, (B, 3, H, W).
-            data_samples: their annotations.
+            data_samples: annotations of the images.
 
         Returns:
             Name -> loss, under ``student.``, ``crosskd.`` and ``distill.``.
@@ -296,7 +300,7 @@ class CrossKD(TeacherDistill):
         with torch.no_grad(), self.distiller.teacher_recorders, self.distiller.deliveries:
             features = self.teacher.extract_feat(batch_inputs)
             with recorded_inputs(_entrances(teacher, self.start)) as t_maps:
-                judged = teacher(features)
+                expected = teacher(features)
         self.distiller.set_deliveries_override(True)
         with self.distiller.student_recorders, self.distiller.deliveries:
             with recorded_inputs(_entrances(student, self.start)) as s_maps:
@@ -308,7 +312,7 @@ class CrossKD(TeacherDistill):
             maps = {tower: self._aligned(tower, s_maps[tower], t_maps[tower]) for tower in TOWERS}
             crossed = _entered_at(teacher, self.start, maps)(features)
             targets = self.adapter.targets(student, *calls[0])
-            losses.update(add_prefix(self._cross_losses(crossed, judged, targets), "crosskd"))
+            losses.update(add_prefix(self._cross_losses(crossed, expected, targets), "crosskd"))
             losses.update(add_prefix(compute_losses(self.distiller), "distill"))
         release_records(self.distiller)
         return losses
@@ -326,14 +330,14 @@ class CrossKD(TeacherDistill):
         activate = getattr(self.teacher.bbox_head, tower)[self.start - 1].activate
         return [activate(level) for level in maps]
 
-    def _cross_losses(self, crossed: tuple, judged: tuple, targets: Targets) -> dict[str, Tensor]:
-        """The losses of all levels: ``crossed`` and ``judged`` hold a list of levels for each kind of output."""
+    def _cross_losses(self, crossed: tuple, expected: tuple, targets: Targets) -> dict[str, Tensor]:
+        """Sums the losses of all levels; ``crossed`` and ``expected`` hold a list of levels for each kind of output."""
         head = self.teacher.bbox_head
         sums: dict[str, Any] = {name: 0 for name in self.weights}
         quality_sum: Any = 0
         for level, (priors, weights, positives) in enumerate(zip(*targets[:3])):
             (cls, reg, *rest), (t_cls, t_reg, *t_rest) = (
-                [_positions(output[level], len(priors)) for output in outputs] for outputs in (crossed, judged)
+                [_positions(output[level], len(priors)) for output in outputs] for outputs in (crossed, expected)
             )
             classes = (-1, head.cls_out_channels)
             cls, t_cls = cls.reshape(classes), t_cls.reshape(classes)
@@ -353,6 +357,6 @@ class CrossKD(TeacherDistill):
 
 
 def _positions(output: Tensor, count: int) -> Tensor:
-    """A level's output (B, A D, H, W) as rows of one prior each, (N, D), in float32 at least."""
+    """Reshapes a level's output (B, A D, H, W) to one row for each prior, (N, D), in float32 at least."""
     output = output.to(torch.promote_types(output.dtype, torch.float32))
     return output.permute(0, 2, 3, 1).reshape(count, -1)

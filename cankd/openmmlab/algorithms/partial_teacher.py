@@ -1,4 +1,4 @@
-"""Distillation under a teacher that runs only as far as its records are read."""
+"""Distillation whose teacher stops once all records that the losses read are made."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ TEACHER_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class _AllRecorded(BaseException):
-    """Ends the teacher's forward pass. No ``Exception``: a model that catches those must not hold it up."""
+    """Ends the teacher's forward pass. No ``Exception``, so that no model catches it."""
 
 
 @MODELS.register_module()
 class PartialTeacherDistill(TeacherDistill):
-    """``SingleTeacherDistill`` whose frozen teacher stops where the last needed record was made.
+    """``SingleTeacherDistill`` whose frozen teacher stops when the last record that is needed was made.
 
     The teacher's forward pass ends as soon as every teacher recorder holds the records that
     ``loss_forward_mappings`` reads (their ``record_idx``); its head, its assigners and its
-    losses do not run if nothing reads from them. The distillation losses are the full
-    teacher's, bit for bit, unless the part left out would have drawn random numbers that the
+    losses do not run if nothing reads from them. The distillation losses are those of the full
+    teacher, bit for bit, unless the part left out would have drawn random numbers that the
     student's step draws later, or would have changed a record in place. That holds for any
     mmdet, mmseg or mmpretrain teacher and for module, method and function recorders of inputs
     and outputs. Parameter recorders need no forward pass. The whole teacher runs if a
-    ``record_idx`` counts from the end, if there are deliveries (the student takes what the
-    teacher leaves there), or for a recorder of another kind that does not append its records
-    to its buffer; the last two are logged. Once a hook has stopped the distillation the
-    teacher does not run at all, unless there are deliveries.
+    ``record_idx`` counts from the end, if there are deliveries (which hand values of the teacher
+    to the student), or for a recorder of another kind that does not append its records
+    to its buffer. Once a hook has stopped the distillation the teacher does not run at all,
+    unless there are deliveries.
 
     The records are released once the losses are computed, so that no feature map outlives its
     step.
 
-    The options below make the teacher cheaper. All are off by default because they change what
-    it computes, if only by rounding; docs/performance.md says by how much.
+    The options below make the teacher cheaper. All are off by default because they change its
+    outputs, if only by rounding; docs/performance.md says by how much.
 
     Args:
         distiller: recorders, connectors and losses.
-        teacher: the model, or its configuration.
-        teacher_ckpt: path or URL of its weights. Defaults to None.
+        teacher: teacher, or its configuration.
+        teacher_ckpt: path or URL of the teacher's weights. Defaults to None.
         teacher_eval: whether the whole teacher is in eval mode. mmrazor leaves its dropout and
             stochastic depth active, so that the target of a Swin teacher is noisy. Models whose
             forward pass for losses needs training mode (DINO's decoder) cannot have it.
@@ -64,10 +64,10 @@ class PartialTeacherDistill(TeacherDistill):
         teacher_compile: whether the teacher's parts are compiled: the largest modules that hold
             no recorded module inside. A dict gives ``torch.compile`` arguments. For module
             recorders.
-        **kwargs: of ``SingleTeacherDistill``; ``teacher_trainable`` must stay False.
+        **kwargs: further arguments of ``SingleTeacherDistill``; ``teacher_trainable`` must stay False.
 
     Raises:
-        ValueError: if an option does not fit the others, or no tensor of ``teacher_ckpt`` the teacher.
+        ValueError: if an option does not fit the others, or if no tensor of ``teacher_ckpt`` fits the teacher.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class PartialTeacherDistill(TeacherDistill):
             )
 
     def _count_needed_records(self) -> dict[str, float]:
-        """Recorder name -> how many of its records the losses read; parameters need no forward pass."""
+        """Returns for each recorder how many of its records the losses read; parameters need no forward pass."""
         needed: dict[str, float] = {}
         for mappings in self.distiller.loss_forward_mappings.values():
             for mapping in mappings.values():
@@ -145,11 +145,11 @@ class PartialTeacherDistill(TeacherDistill):
             raise _AllRecorded
 
     def loss(self, batch_inputs: Tensor, data_samples: list[Any] | None = None) -> dict[str, Tensor]:
-        """Losses of the student and of the distillation.
+        """Computes the losses of the student and of the distillation.
 
         Args:
             batch_inputs: preprocessed images, (B, 3, H, W).
-            data_samples: their annotations.
+            data_samples: annotations of the images.
 
         Returns:
             Name -> loss; the student's own under ``student.``, the others under ``distill.``.
@@ -173,7 +173,7 @@ class PartialTeacherDistill(TeacherDistill):
         return losses
 
     def train(self, mode: bool = True) -> PartialTeacherDistill:
-        """Sets the mode of student and distiller, and of the teacher as far as the options let it."""
+        """Sets the mode of student and distiller, and of the teacher unless ``teacher_eval`` keeps it in eval mode."""
         super().train(mode)
         if self.teacher_eval:
             self.teacher.eval()
@@ -184,7 +184,7 @@ class PartialTeacherDistill(TeacherDistill):
 
         Args:
             batch_inputs: preprocessed images, (B, 3, H, W).
-            data_samples: their annotations.
+            data_samples: annotations of the images.
 
         Raises:
             RuntimeError: if a record that a loss reads was not made.
@@ -216,10 +216,10 @@ class PartialTeacherDistill(TeacherDistill):
         return isinstance(value, Tensor) and value.dtype == TEACHER_DTYPES[self.teacher_dtype]  # type: ignore[index]
 
     def _prepare_teacher(self) -> nn.Module:
-        """The teacher to run: itself, or a copy to which the options that change modules are applied.
+        """Returns the teacher, or a copy of it to which the options that change modules are applied.
 
-        The copy shares the recorders and all weights that stay as they are. Whoever else reads the
-        teacher (validation, checkpoints, the inheriting hook, averages of weights) finds it as loaded.
+        The copy shares the recorders and all weights that do not change. The teacher itself stays as
+        loaded, for validation, checkpoints, the inheriting hook and averages of weights.
         """
         if not (self.teacher_fuse_conv_bn or self.teacher_channels_last or self.teacher_compile is not False):
             return self.teacher
@@ -248,7 +248,7 @@ class PartialTeacherDistill(TeacherDistill):
 
 
 def _drop_running_teacher(algorithm: PartialTeacherDistill, _: Any) -> None:
-    """Has the copy of the teacher made anew, from the weights that were loaded."""
+    """Drops the copy of the teacher, so that it is made again from the weights that were loaded."""
     algorithm._running_teacher = ()
 
 

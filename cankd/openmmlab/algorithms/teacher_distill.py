@@ -1,4 +1,4 @@
-"""What the distillation algorithms of this package share."""
+"""The base of this package's distillation algorithms: safe loading of the teacher, clear errors of recorders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def compute_losses(distiller: ConfigurableDistiller) -> dict[str, Tensor]:
     """Computes a distiller's losses from its records; an error names the loss and the mapping.
 
     Args:
-        distiller: whose recorders hold what student and teacher left there.
+        distiller: distiller whose recorders hold the records of student and teacher.
 
     Returns:
         Name -> loss.
@@ -54,16 +54,16 @@ def _read_record(distiller: ConfigurableDistiller, mapping: str, record: dict[st
 
 
 class TeacherDistill(SingleTeacherDistill):
-    """``SingleTeacherDistill`` that reads its teacher's checkpoint safely and names a recorder's fault.
+    """``SingleTeacherDistill`` that reads its teacher's checkpoint safely and names a recorder that is wrong.
 
     Args:
         distiller: recorders, connectors and losses.
-        teacher: the model, or its configuration.
-        teacher_ckpt: path or URL of its weights. Defaults to None.
-        **kwargs: of ``SingleTeacherDistill``.
+        teacher: teacher, or its configuration.
+        teacher_ckpt: path or URL of the teacher's weights. Defaults to None.
+        **kwargs: further arguments of ``SingleTeacherDistill``.
 
     Raises:
-        ValueError: if a recorder names a module that is not there, or no tensor of ``teacher_ckpt`` fits the teacher.
+        ValueError: if a recorder names an unknown module, or if no tensor of ``teacher_ckpt`` fits the teacher.
     """
 
     def __init__(

@@ -26,11 +26,11 @@ def in_own_process(function: Callable[..., Result], *args: Any) -> Result:
     """Calls a function in a new interpreter, so that no measurement inherits another's memory.
 
     Args:
-        function: what to call; a function of a module, as everything is pickled.
-        *args: its arguments.
+        function: function of a module to call; function, arguments and result are pickled.
+        *args: arguments of the function.
 
     Returns:
-        What it returned.
+        The result of the function.
 
     Raises:
         ChildProcessError: if the process died, as it does when memory runs out.
@@ -59,7 +59,7 @@ def _peak_resident() -> int:
 
 
 def _reset_peak_resident() -> int:
-    """Forgets the peak where the system can, and returns the memory that is resident now, in bytes."""
+    """Resets the peak where the system can, and returns the memory that is resident now, in bytes."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -71,7 +71,7 @@ def peak_extra_bytes(step: Callable[[], Any], device: str) -> int:
     """Returns the peak of memory during one step above the memory in use before it.
 
     Args:
-        step: what to measure. It should have run once, on small inputs, to load its code.
+        step: function to measure. It should have run once, on small inputs, to load its code.
         device: ``cpu``, for the process's resident memory, or ``cuda``, for what torch has allocated.
 
     Returns:
@@ -92,9 +92,9 @@ def measure(step: Callable[[], Any], device: str, repeats: int) -> dict[str, Any
     """Measures the memory of one step, which also warms up, and the time of some more.
 
     Args:
-        step: what to measure; see :func:`peak_extra_bytes`.
+        step: function to measure; see :func:`peak_extra_bytes`.
         device: ``cpu`` or ``cuda``.
-        repeats: how many steps are timed, at least 1.
+        repeats: number of steps that are timed, at least 1.
 
     Returns:
         ``peak_extra_bytes``, ``seconds`` (of each step), ``median`` and ``quartiles`` (first and third).
@@ -122,10 +122,10 @@ def joined(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Joins several measurements of the same step into one: all times, and the largest peak.
 
     Args:
-        rounds: results of :func:`measure` with whatever else was put to them, which the first one's is taken of.
+        rounds: results of :func:`measure`, to which other entries may have been added.
 
     Returns:
-        The first, with times and peak of all.
+        The first one, with the times and the peak of all.
     """
     seconds = [time for result in rounds for time in result["seconds"]]
     return {**rounds[0], **spread(seconds), "peak_extra_bytes": max(result["peak_extra_bytes"] for result in rounds)}

@@ -88,7 +88,7 @@ def build(cfg: Config, step: str, device: str) -> nn.Module:
     algorithm.init_weights()
     torch.manual_seed(1)
     for loss in algorithm.distiller.distill_losses.values():
-        # By name: the order differs between the two losses. Random: at its zero start the block is dead.
+        # By name: the order differs between the two losses. Random: with its initial zeros the block adds nothing.
         for _, parameter in sorted(getattr(loss, "block", loss).named_parameters()):
             nn.init.normal_(parameter, std=0.1)
     algorithm.to(device).train()

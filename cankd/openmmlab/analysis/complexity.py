@@ -1,4 +1,4 @@
-"""What distillation losses and whole models cost: parameters and multiply-adds.
+"""Counts parameters and multiply-adds of distillation losses and whole models.
 
 CanKD's table of losses (supplement, section 5) counts with thop, whose hooks see modules:
 convolutions, linear layers and norms, but no matrix product. It calls multiply-adds FLOPs.
@@ -26,7 +26,7 @@ from cankd.openmmlab.loading import build_model
 
 
 def _operation_cost(name: str, args: tuple[Any, ...], out: Any) -> int:
-    """Multiply-adds of one operation of torch's, 0 for those without sums of products."""
+    """Returns the multiply-adds of one operation of torch, 0 for those without sums of products."""
     if name == "convolution":
         inputs, weight, transposed = args[0], args[1], args[6]
         return (inputs if transposed else out).numel() * weight[0].numel()
@@ -64,7 +64,7 @@ class MultiplyAdds(TorchDispatchMode):
 
 
 class ConnectedLoss(nn.Module):
-    """A loss with the connectors that mmrazor's configurations put before it."""
+    """A loss behind the connectors of a distillation."""
 
     def __init__(self, loss: dict, student: dict | None = None, teacher: dict | None = None) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class ConnectedLoss(nn.Module):
 
 
 class BoxedFGDLoss(FGDLoss):
-    """FGD for two maps alone: every image has one box, its whole; more boxes cost no product."""
+    """FGD for two maps alone: one box covers every image; more boxes would add no product."""
 
     def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """Returns the parts of the loss of two maps (B, C, H, W)."""
@@ -102,14 +102,14 @@ def _counted(loss: nn.Module, student: Tensor, teacher: Tensor) -> int:
 
 
 def loss_costs(shape: tuple[int, int, int, int]) -> dict[str, Cost]:
-    """Costs of the losses of supplement Table 5.
+    """Counts the costs of the losses in Table 5 of the supplement.
 
     FKD and MGD are mmrazor's modules with their defaults, FGD is this package's, CanKD is counted
     in the paper's order and in the linear order that :class:`~cankd.losses.NLKDINLoss` runs in;
     thop counts its norms only in the module form of :mod:`cankd.losses.cankd_naive`, for either.
 
     Args:
-        shape: of both maps, (B, C, H, W).
+        shape: shape of both maps, (B, C, H, W).
 
     Returns:
         Name -> cost.
@@ -149,10 +149,10 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 class ModelCost(NamedTuple):
     """Cost of one model for one image.
 
-    ``parameters`` are all of them, ``deployed`` those outside of auxiliary heads, which only
-    training uses, ``norms`` those of norms among the deployed. ``operations`` are a forward
-    pass's up to the raw predictions, by operator, with a multiply-add as one, and
-    ``uncounted`` the calls of custom operators (deformable convolutions), which no count knows.
+    ``parameters`` is the number of all parameters, ``deployed`` of those outside of auxiliary heads, which only
+    training uses, ``norms`` of those of norms among the deployed. ``operations`` are those of a forward
+    pass up to the raw predictions, by operator, with a multiply-add as one, and
+    ``uncounted`` the calls of custom operators (deformable convolutions), which cannot be counted.
     """
 
     parameters: int
@@ -168,7 +168,7 @@ class ModelCost(NamedTuple):
 
     @property
     def printed(self) -> tuple[int, int]:
-        """Operations and parameters as CanKD's table 4 counts them: without norms, resizing and auxiliary heads."""
+        """Operations and parameters as in CanKD's Table 4: without norms, resizing and auxiliary heads."""
         left_out = [name for name in self.operations if "norm" in name or name.startswith("upsample")]
         return self.total - sum(self.operations[name] for name in left_out), self.deployed - self.norms
 
@@ -179,9 +179,9 @@ def model_cost(cfg: Config, shape: Sequence[int], role: str = "student") -> Mode
     The totals are those of mmengine's ``get_model_complexity_info``, which wraps it.
 
     Args:
-        cfg: of a distillation or of a single model, with its test pipeline.
-        shape: (H, W) of the image.
-        role: which model of a distillation, ``student`` (default) or ``teacher``.
+        cfg: configuration of a distillation or of a single model, with its test pipeline.
+        shape: height and width of the image.
+        role: model of a distillation, ``student`` (default) or ``teacher``.
 
     Returns:
         The cost.

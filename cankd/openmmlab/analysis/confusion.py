@@ -1,4 +1,4 @@
-"""Confusion matrices of predictions that ``tools/test.py --out`` wrote."""
+"""Computes confusion matrices of predictions that ``tools/test.py --out`` wrote."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ BACKGROUND = "background"
 
 
 def load_predictions(path: str | Path) -> list[dict[str, Any]]:
-    """Reads a predictions file. Unpickling runs code that a file may carry: open only your own.
+    """Reads a file of predictions. Unpickling runs code that a file may carry: open only your own.
 
     Args:
-        path: what ``tools/test.py --out`` wrote.
+        path: file that ``tools/test.py --out`` wrote.
 
     Returns:
         One dict for each image.
@@ -45,24 +45,24 @@ def detection_confusion(
     num_classes: int,
     iou_threshold: float,
 ) -> np.ndarray:
-    """Counts one image as mmdet's tool does, so that its matrices can be compared.
+    """Counts one image as mmdet's tool does, so that the matrices of both can be compared.
 
     Every pair of an object and a detection that overlap enough counts once, at (object's class,
     detection's class). A detection that overlaps no object counts in the background's row, an
-    object that no detection of its class overlaps in the background's column. Unlike there,
-    ignored objects (crowds) count nowhere, nor do detections that overlap only them.
+    object that no detection of its class overlaps in the background's column. Unlike in mmdet's tool,
+    ignored objects (crowds) are not counted, nor are detections that overlap only them.
 
     Args:
         truth: boxes (G, 4), classes (G,) and whether each is ignored (G,).
         detections: boxes (D, 4), classes (D,).
-        num_classes: without background.
-        iou_threshold: for an overlap to be enough.
+        num_classes: number of classes without background.
+        iou_threshold: least IoU of an overlap that is enough.
 
     Returns:
         Counts, (num_classes + 1, num_classes + 1), the background last.
 
     Raises:
-        ValueError: for a detection of a class that there is not.
+        ValueError: for a detection of a class that does not exist.
     """
     (truth_boxes, truth_labels, ignored), (boxes, labels) = truth, detections
     _check_classes(labels, num_classes)
@@ -83,13 +83,13 @@ def confusion_matrix(
     iou_threshold: float = 0.5,
     nms_threshold: float | None = None,
 ) -> np.ndarray:
-    """Counts what was taken for what over a data set.
+    """Counts pairs of true and predicted class over a data set.
 
     Args:
-        predictions: of a detector, a segmenter or a classifier, one for each image of the data set.
-        dataset: that was predicted.
-        score_threshold: detections below it are left out.
-        iou_threshold: for a detection to match an object.
+        predictions: predictions of a detector, a segmenter or a classifier, one for each image of the data set.
+        dataset: data set that was predicted.
+        score_threshold: least score of a detection that is counted.
+        iou_threshold: least IoU of a detection that matches an object.
         nms_threshold: IoU of another non-maximum suppression within each class; none by default.
 
     Returns:
@@ -137,7 +137,7 @@ def _pixels(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _label(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """A classifier's: a tensor in mmpretrain, a dict with one in mmcls."""
+    """Returns true and predicted label of a classifier: tensors in mmpretrain, dicts with one in mmcls."""
     given = [sample.get(key) for key in ("gt_label", "pred_label")]
     given = [label["label"] if isinstance(label, dict) else label for label in given]
     labels = [label.numpy().ravel() for label in given if isinstance(label, torch.Tensor)]
@@ -150,7 +150,7 @@ def _label(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _count(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Counts pairs; a truth that is no class (255, to be ignored) is left out."""
+    """Counts pairs of true and predicted class; a truth that is no class (255, to be ignored) is left out."""
     known = (truth >= 0) & (truth < classes)
     _check_classes(predicted[known], classes)
     pairs = truth[known].astype(int) * classes + predicted[known]
@@ -158,7 +158,7 @@ def _count(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray
 
 
 def _check_classes(predicted: np.ndarray, classes: int) -> None:
-    """Refuses predictions of a class that the data set does not have, which no cell could count."""
+    """Refuses predictions of a class that the data set does not have, for which there is no cell."""
     beyond = predicted[(predicted < 0) | (predicted >= classes)]
     if beyond.size:
         raise ValueError(
@@ -168,6 +168,6 @@ def _check_classes(predicted: np.ndarray, classes: int) -> None:
 
 
 def row_percentages(matrix: np.ndarray) -> np.ndarray:
-    """Each row in percent of its sum; nan in rows without a count."""
+    """Returns each row in percent of its sum; nan in rows without a count."""
     sums = matrix.sum(axis=1, keepdims=True)
     return np.divide(100.0 * matrix, sums, out=np.full(matrix.shape, np.nan), where=sums > 0)

@@ -1,4 +1,4 @@
-"""Curves of training runs, from the ``scalars.json`` files that mmengine writes."""
+"""Reads curves of training runs from the ``scalars.json`` files that mmengine writes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Curve(NamedTuple):
 
 
 def find_scalars(run: str | Path) -> list[Path]:
-    """The ``scalars.json`` files of a run, in the order in which they were written.
+    """Finds the ``scalars.json`` files of a run, in the order in which they were written.
 
     Args:
-        run: such a file, or a work dir, which has one for each time that the run was started.
+        run: file, or work dir, which has one file for each time that the run was started.
 
     Returns:
         At least one file.
@@ -41,7 +41,7 @@ def find_scalars(run: str | Path) -> list[Path]:
 
 
 def read_curves(files: Sequence[Path]) -> dict[str, Curve]:
-    """Reads what a run logged.
+    """Reads the numbers that a run logged.
 
     Validations that mmengine counts in epochs are put at the iteration of the last training
     line before them. Where a later file starts again at an earlier iteration (a run that was
@@ -49,7 +49,7 @@ def read_curves(files: Sequence[Path]) -> dict[str, Curve]:
     run and ``loss_x`` of the student alone get one name, ``loss_x``.
 
     Args:
-        files: of one run, in their order.
+        files: files of one run, in their order.
 
     Returns:
         Name -> curve, for every logged number.
@@ -83,7 +83,7 @@ def read_curves(files: Sequence[Path]) -> dict[str, Curve]:
 
 
 def to_csv(runs: Mapping[str, Mapping[str, Curve]]) -> str:
-    """The curves as CSV with the columns run, name, iteration, value."""
+    """Returns the curves as CSV with the columns run, name, iteration, value."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["run", "name", "iteration", "value"])

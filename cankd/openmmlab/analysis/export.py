@@ -1,4 +1,4 @@
-"""Students as ONNX: what of a model is exported, how it is checked, where it came from."""
+"""Exports a model's dense part as ONNX and compares it with torch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DensePart(nn.Module):
     and the second stage are left out, and so are the transformers of DETR's family.
 
     Args:
-        model: of mmdet, mmseg or mmpretrain.
+        model: model of mmdet, mmseg or mmpretrain.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -56,7 +56,7 @@ class DensePart(nn.Module):
         return isinstance(head, kind) and not isinstance(head, nn.ModuleList)
 
     def parts(self) -> dict[str, nn.Module]:
-        """Name -> module of what runs."""
+        """Returns the exported modules by name."""
         names = ("backbone", "neck", self.head_name)
         return {name: part for name in names if name and isinstance(part := getattr(self.model, name, None), nn.Module)}
 
@@ -69,7 +69,7 @@ class DensePart(nn.Module):
         return outputs
 
     def output_names(self, image: Tensor) -> list[str]:
-        """Names of the outputs, in their order."""
+        """Returns the names of the outputs, in their order."""
         features = self.model.extract_feat(image)
         count = len(features) if isinstance(features, (tuple, list)) else 1
         part = "neck" if "neck" in self.parts() else "backbone"
@@ -78,14 +78,14 @@ class DensePart(nn.Module):
 
 
 def _flatten(value: Any) -> list[Tensor]:
-    """All tensors of nested sequences."""
+    """Returns all tensors of nested sequences."""
     if isinstance(value, Tensor):
         return [value]
     return [tensor for part in value for tensor in _flatten(part)] if isinstance(value, (tuple, list)) else []
 
 
 def _averages(size: int, count: int) -> Tensor:
-    """The matrix (count, size) whose rows average the bins that adaptive pooling divides ``size`` positions into."""
+    """Returns the matrix (count, size) whose rows average the bins of adaptive pooling over ``size`` positions."""
     position, number = torch.arange(size), torch.arange(count)[:, None]
     begin, end = number * size // count, ((number + 1) * size + count - 1) // count
     return ((position >= begin) & (position < end)).float() / (end - begin)
@@ -122,7 +122,7 @@ def _exportable_pooling(part: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_standard_output() -> Iterator[None]:
-    """Swallows what torch's exporter writes past Python: of a graph that it cannot export, every node."""
+    """Discards what torch's exporter writes past Python: every node of a graph that it cannot export."""
     kept = os.dup(1)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
@@ -134,10 +134,10 @@ def _without_standard_output() -> Iterator[None]:
 
 
 def check_exportable(part: DensePart) -> None:
-    """Refuses what ONNX has no operator for.
+    """Refuses operators that ONNX does not have.
 
     Args:
-        part: what is to be exported.
+        part: part of the model that is to be exported.
 
     Raises:
         ValueError: if it holds deformable convolutions (RepPoints and backbones with DCN do).
@@ -157,7 +157,7 @@ def check_exportable(part: DensePart) -> None:
 
 
 def preprocessing(model: nn.Module) -> dict[str, Any]:
-    """What a model's data preprocessor does with an image that was read as BGR, 0 to 255."""
+    """Returns how a model's data preprocessor normalises an image that was read as BGR, 0 to 255."""
     preprocessor = model.data_preprocessor
     found: dict[str, Any] = {}
     for name in ("mean", "std"):
@@ -169,7 +169,7 @@ def preprocessing(model: nn.Module) -> dict[str, Any]:
 
 
 def weights_sha256(state_dict: Mapping[str, Any]) -> str:
-    """A hash of weights that does not depend on the file, nor on whether they were halved for shipping it."""
+    """Returns a hash of weights that depends neither on the file nor on whether it stores them in half precision."""
     digest = hashlib.sha256()
     for name, value in sorted(state_dict.items()):
         if isinstance(value, Tensor):
@@ -182,15 +182,15 @@ def weights_sha256(state_dict: Mapping[str, Any]) -> str:
 def export_and_check(
     part: DensePart, images: Sequence[Tensor], path: str | Path, dynamic: bool = False, opset: int = 17
 ) -> dict[str, float]:
-    """Writes a model's dense part as ONNX, if onnxruntime then gives torch's outputs.
+    """Writes a model's dense part as ONNX if onnxruntime computes the same outputs as torch.
 
     Args:
-        part: what to export, on the CPU.
+        part: part to export, on the CPU.
         images: normalised images (1, 3, H, W) to compare on, all of one size unless ``dynamic``.
             The first one is traced.
-        path: the file to write, whole or not at all.
+        path: file to write, whole or not at all.
         dynamic: whether the file takes any batch size, height and width.
-        opset: of ONNX.
+        opset: version of ONNX's operators.
 
     Returns:
         Output -> largest difference between the two over all images, relative to the largest
@@ -252,7 +252,7 @@ def _differences(part: DensePart, images: Sequence[Tensor], file: Path, names: S
 
 
 def first_images(cfg: Config, count: int = 4) -> list[str]:
-    """Files of the configuration's test data."""
+    """Returns image files of the configuration's test data."""
     try:
         with in_scope(cfg), quiet_imports():
             dataset = DATASETS.build(cfg.test_dataloader.dataset)
@@ -264,7 +264,7 @@ def first_images(cfg: Config, count: int = 4) -> list[str]:
 def inputs_of(
     model: BaseModel, cfg: Config, images: list[Path], shape: list[int] | None, dynamic: bool
 ) -> list[Tensor]:
-    """Normalised images (1, 3, H, W) from the config's test pipeline, of one size unless it is dynamic."""
+    """Returns normalised images (1, 3, H, W) from the test pipeline, of one size unless the file is dynamic."""
     inputs: list[Tensor] = []
     for image in images:
         pixels = model.data_preprocessor(prepare(cfg, image), False)["inputs"]

@@ -1,4 +1,4 @@
-"""Robustness against image corruptions: COCO-C's protocol on any model that mmengine's runner can test.
+"""Computes robustness against image corruptions: COCO-C's protocol on any model that mmengine's runner can test.
 
 Michaelis et al., Benchmarking Robustness in Object Detection, arXiv 1907.07484: with P the
 accuracy on clean images and P(c, s) on images with corruption c at severity s,
@@ -39,17 +39,17 @@ METRICS = {"coco/bbox_mAP": 100, "pascal_voc/mAP": 100, "mIoU": 1, "accuracy/top
 
 
 def select_corruptions(names: Sequence[str]) -> list[str]:
-    """The corruptions that names of corruptions and of groups stand for, each once."""
+    """Returns the corruptions that names of corruptions and of groups stand for, each once."""
     return list(dict.fromkeys(name for given in names for name in GROUPS.get(given, (given,))))
 
 
 @contextlib.contextmanager
 def seeded(*key: object) -> Iterator[None]:
-    """Makes what numpy draws inside depend on ``key`` alone, and leaves its state outside as it was.
+    """Makes numpy's random numbers inside the block depend on ``key`` alone, and restores its state afterwards.
 
     Seeding numpy is not enough for corruptions: scikit-image's noise and imagecorruptions' glass
     blur draw from a generator made with ``numpy.random.default_rng()``, which takes its seed from
-    the operating system. Without a seed it gets one from ``key``, too.
+    the operating system. Without a seed it gets one from ``key`` here.
     """
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     words = np.frombuffer(digest, np.uint32)
@@ -67,17 +67,17 @@ def seeded(*key: object) -> Iterator[None]:
 class SeededCorruption(BaseTransform):
     """Corrupts an image right after it was loaded, the same image always in the same way.
 
-    As mmdet's ``Corrupt``, whose published figures this can be compared with, it hands the image
-    over in the order of channels that it was loaded in.
+    The image keeps the order of its channels, as in mmdet's ``Corrupt``, so that results can be compared with published
+    ones.
 
     Args:
-        corruption: one of imagecorruptions' 19 names.
-        severity: 1 to 5.
-        seed: with the image's id (or file name), corruption and severity it decides the noise.
-        folder: of corrupted images, ``<folder>/<corruption>/<severity>/<path below images>``,
-            each with ``.png`` behind its name; one that is to be read may lack that. Defaults to none.
-        load: whether images are read from there instead of being corrupted, or written to it.
-        images: the folder of the images. Of one that is not in it the whole path counts. Defaults
+        corruption: name of one of imagecorruptions' 19 corruptions.
+        severity: severity, 1 to 5.
+        seed: seed that, with the image's id (or file name), corruption and severity, determines the noise.
+        folder: folder of corrupted images, ``<folder>/<corruption>/<severity>/<path below images>``,
+            each with ``.png`` behind its name; names of images to be read may lack that. Defaults to none.
+        load: whether images are read from ``folder``, instead of being corrupted and written there.
+        images: folder of the images. Images elsewhere are stored under their whole path. Defaults
             to the root of all files.
 
     Raises:
@@ -123,7 +123,7 @@ class SeededCorruption(BaseTransform):
         return results
 
     def _kept(self, folder: Path, image: Path) -> Path:
-        """Where an image's corrupted version lies: no two images have one place."""
+        """Returns the file of an image's corrupted version, a different one for each image."""
         image = Path(os.path.abspath(image))
         below = image.relative_to(self.images if self.images in image.parents else image.anchor)
         return folder / below.with_name(f"{below.name}.png")
@@ -137,7 +137,7 @@ class SeededCorruption(BaseTransform):
 
 
 def image_folder(dataset: Mapping[str, Any]) -> str:
-    """The folder of a data set's images, as far as its configuration names it."""
+    """Returns the folder of a data set's images, as far as its configuration names it."""
     prefix = dataset.get("data_prefix") or ""
     if isinstance(prefix, Mapping):
         prefix = prefix.get("img", prefix.get("img_path", ""))
@@ -148,10 +148,10 @@ def insert_corruption(dataset: dict[str, Any], corruption: dict[str, Any]) -> No
     """Puts a corruption behind the step that loads the image, in a data set's configuration.
 
     Args:
-        dataset: the configuration, wrappers of data sets included; changed in place.
-        corruption: configuration of :class:`SeededCorruption`, without ``images``: that is the
-            data set's folder. Several data sets may have equal names below theirs, so there it is
-            left at the root of all files.
+        dataset: configuration of the data set, with its wrappers; changed in place.
+        corruption: configuration of :class:`SeededCorruption` without ``images``, which is set to the
+            data set's folder. For several data sets, which may have files of equal names, it is set to
+            the root of all files.
 
     Raises:
         ValueError: if no step loads an image.
@@ -173,11 +173,11 @@ def insert_corruption(dataset: dict[str, Any], corruption: dict[str, Any]) -> No
 
 
 def find_metric(found: Sequence[Mapping[str, float]], wanted: str | None = None) -> str:
-    """The name of the accuracy that robustness is about.
+    """Finds the name of the metric that robustness is computed of.
 
     Args:
-        found: what evaluations gave; empty ones are of a model that detected nothing.
-        wanted: its name, by default the first of :data:`METRICS` that is there.
+        found: metrics of evaluations; a model that detected nothing has none.
+        wanted: name of the metric. Defaults to the first of :data:`METRICS` that was evaluated.
 
     Returns:
         The name.
@@ -195,13 +195,13 @@ def find_metric(found: Sequence[Mapping[str, float]], wanted: str | None = None)
 
 
 def summarise(results: Mapping[str, Any], metric: str, corruptions: Sequence[str]) -> dict[str, Any]:
-    """P, P(c, s), mPC and rPC of one model, in percent.
+    """Computes P, P(c, s), mPC and rPC of one model, in percent.
 
     Args:
         results: ``clean`` -> metrics (if clean images were evaluated), ``corrupted`` ->
             corruption -> severity -> metrics. A model that detected nothing has no metrics: 0.
-        metric: the name of the accuracy.
-        corruptions: to take the mean over.
+        metric: name of the metric.
+        corruptions: corruptions to average over.
 
     Returns:
         ``P``, ``mPC``, ``rPC`` (None where unknown), and ``by_corruption`` -> severity -> value.

@@ -1,4 +1,4 @@
-"""Models measured under image corruptions, and the file of results that a later run goes on from."""
+"""Measures models under image corruptions, with a file of results that a later run goes on from."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class StudiedModel:
 
     Args:
         cfg: configuration of the model or of its distillation.
-        checkpoint: file or URL.
+        checkpoint: file or URL of the checkpoint.
         role: ``student`` or ``teacher``.
         options: ``seed``, ``workers``, ``load_dataset``, ``corrupted_dir``, ``show``, ``show_dir`` and
             ``wait_time`` as the command line of the robustness command gives them.
@@ -138,14 +138,14 @@ def summaries(
 
     Args:
         models: name -> results.
-        corruptions: the chosen ones.
-        severities: the chosen ones; 0 stands for clean images.
-        metric: name of the accuracy, or None to find it.
+        corruptions: corruptions to summarise.
+        severities: severities to summarise; 0 stands for clean images.
+        metric: name of the metric, or None to find it.
         average: ``benchmark`` to average over those corruptions of the benchmark that were chosen if there are
             any, ``all`` to average over all that were chosen.
 
     Returns:
-        The metric's name and, by model, what :func:`summarise` gives and the ``retention``.
+        The metric's name and, by model, the result of :func:`summarise` with the ``retention``.
     """
     chosen_severities = [str(severity) for severity in sorted(set(severities)) if severity]
     chosen = {

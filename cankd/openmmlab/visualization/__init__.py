@@ -1,4 +1,4 @@
-"""Pictures that the tools share, drawn without a display."""
+"""Draws pictures without a display."""
 
 from cankd.openmmlab.visualization.panels import (
     LABELS,

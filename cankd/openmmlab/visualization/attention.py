@@ -1,4 +1,4 @@
-"""What a distillation's cross-attention looks at, and how much it changes the student's map."""
+"""Computes and draws the weights of a distillation's cross-attention, and its share of the enhanced student's map."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Cell = Sequence[int]
 
 
 class Attention(NamedTuple):
-    """One loss's attention for one image.
+    """The attention of one loss for one image.
 
     ``rows``: one (H', W') map over the teacher's pooled positions for each chosen cell; ``cells``:
-    (row, column) of each in the student's map; ``size``: (H, W) of that map; ``reach``: the
+    (row, column) of each cell in the student's map; ``size``: (H, W) of that map; ``reach``: the
     fractions of the teacher's height and width that its pooled map covers, less than 1 where
-    pooling leaves an odd row or column out; ``share``: of the block in the whole map;
-    ``share_map``: (H, W), the same for each position.
+    pooling leaves an odd row or column out; ``share``: share of the block in the whole map;
+    ``share_map``: (H, W), the share for each position.
     """
 
     rows: list[np.ndarray]
@@ -42,7 +42,7 @@ class Attention(NamedTuple):
 
 
 def attention_row(block: CanBlock, x: Tensor, y: Tensor, cell: Cell) -> Tensor:
-    """The weights with which one student position reads the teacher's positions.
+    """Computes the weights with which one student position reads the teacher's positions.
 
     One row of the matrix that the loss never forms (CanKD, equation 1): for ``dot_product``
     theta(x_p) . phi(y_j) / N', of either sign; for the Gaussian affinities the softmax; for
@@ -50,7 +50,7 @@ def attention_row(block: CanBlock, x: Tensor, y: Tensor, cell: Cell) -> Tensor:
     positions of one map, not of their pairs.
 
     Args:
-        block: of the loss.
+        block: attention block of the loss.
         x: the student's map, (1, C, H, W).
         y: the teacher's map, (1, C, H, W).
         cell: row and column of the student's position.
@@ -74,7 +74,7 @@ def attention_row(block: CanBlock, x: Tensor, y: Tensor, cell: Cell) -> Tensor:
 
 
 def residual_share(block: CanBlock, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
-    """How much of the enhanced map X* = block(X, Y) + X comes from the block.
+    """Computes which share of the enhanced map X* = block(X, Y) + X the block contributes.
 
     ``|B| / (|B| + |X|)`` with B the block's part, BN(W_z Z), and Euclidean norms: over the whole
     map, and for each position over the channels. 0 for a block that adds nothing, as every block
@@ -82,7 +82,7 @@ def residual_share(block: CanBlock, x: Tensor, y: Tensor) -> tuple[float, Tensor
     connection it is 1.
 
     Args:
-        block: of the loss, in eval mode.
+        block: attention block of the loss, in eval mode.
         x: the student's map, (1, C, H, W).
         y: the teacher's map, (1, C, H, W).
 
@@ -102,16 +102,16 @@ def residual_share(block: CanBlock, x: Tensor, y: Tensor) -> tuple[float, Tensor
 def fractions(
     points: Sequence[tuple[float, float]] | None, sample: BaseDataElement, view: View
 ) -> list[tuple[float, float]]:
-    """Points of an image file as fractions of the network's input, which :func:`attend` takes.
+    """Converts points of an image file to fractions of the network's input, for :func:`attend`.
 
     Args:
         points: (x, y) in pixels of the file. None for its centre.
-        sample: what the test pipeline says about the image.
+        sample: data sample of the image from the test pipeline.
         view: the image as the network saw it. Where it is smaller than the file after resizing,
             the pipeline has cropped it around its centre, as classifiers' do.
 
     Returns:
-        (x, y) of each.
+        (x, y) of each point.
 
     Raises:
         ValueError: if a point lies outside the file, or where it was cropped off.
@@ -145,13 +145,13 @@ def attend(
     data: dict[str, Any],
     points: Sequence[tuple[float, float]],
 ) -> dict[str, Attention]:
-    """Runs both models of a distillation on one image and looks into its CanKD losses.
+    """Runs both models of a distillation on one image and computes the attention of its CanKD losses.
 
     Args:
-        student: in eval mode.
-        teacher: in eval mode.
-        distiller: whose recorders listen to both.
-        data: of one image, from the student's ``data_preprocessor``.
+        student: student in eval mode.
+        teacher: teacher in eval mode.
+        distiller: distiller whose recorders are attached to both models.
+        data: batch of one image, from the student's ``data_preprocessor``.
         points: (x, y) of the chosen positions, as fractions of the network's input.
 
     Returns:
@@ -180,15 +180,15 @@ def attend(
 
 
 def draw_attention(view: View, attentions: dict[str, Attention], path: str | Path, alpha: float = 0.6) -> None:
-    """Draws, per chosen position and loss, what it attends to, and below the block's share.
+    """Draws the attention of each chosen position and loss, and the block's share below.
 
     Rows are positions, a square marks each at the size of its cell; columns are losses. The
     colour scale of a column is symmetric around zero where weights have both signs.
 
     Args:
         view: the image as the network saw it.
-        attentions: of :func:`attend`.
-        path: PNG to write.
+        attentions: result of :func:`attend`.
+        path: PNG file to write.
         alpha: opacity of the maps over the image.
     """
     points = len(next(iter(attentions.values())).rows)

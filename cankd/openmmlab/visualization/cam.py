@@ -1,4 +1,4 @@
-"""Grad-CAM of classifiers, by the package pytorch-grad-cam."""
+"""Computes Grad-CAM of classifiers, by the package pytorch-grad-cam."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class _Logits(nn.Module):
 
 @torch.no_grad()
 def class_scores(model: BaseModel, data: Mapping[str, Any]) -> Tensor:
-    """A classifier's probability of each class, (classes,), for one image.
+    """Computes a classifier's probability of each class, (classes,), for one image.
 
     Args:
-        model: a classifier in eval mode.
-        data: of one image, from its ``data_preprocessor``.
+        model: classifier in eval mode.
+        data: batch of one image, from its ``data_preprocessor``.
 
     Raises:
         ValueError: if the model is no classifier.
@@ -41,18 +41,18 @@ def class_scores(model: BaseModel, data: Mapping[str, Any]) -> Tensor:
 
 
 def backbone_stages(model: BaseModel, data: Mapping[str, Any], most: int = 4) -> list[str]:
-    """The backbone's modules after which its maps shrink: of a ResNet ``backbone.layer1`` to ``layer4``.
+    """Finds the backbone's modules after which its maps shrink, such as ``backbone.layer1`` to ``layer4`` of a ResNet.
 
     Args:
-        model: a classifier in eval mode.
-        data: what its ``data_preprocessor`` returned.
-        most: how many, the last ones. Defaults to 4.
+        model: classifier in eval mode.
+        data: batch that its ``data_preprocessor`` returned.
+        most: largest number of modules, counted from the end. Defaults to 4.
 
     Returns:
-        Names, of each height and width the last module directly in the backbone.
+        Names of the last module directly in the backbone for each height and width.
 
     Raises:
-        ValueError: if no module there puts out a map.
+        ValueError: if no module there returns a map.
     """
     last: dict[tuple[int, ...], str] = {}
     for name, outputs in module_shapes(model, data).items():
@@ -64,12 +64,12 @@ def backbone_stages(model: BaseModel, data: Mapping[str, Any], most: int = 4) ->
 
 
 def grad_cam(model: BaseModel, data: Mapping[str, Any], layers: Sequence[str], category: int) -> list[np.ndarray]:
-    """Where a classifier's layers speak for a class (Grad-CAM).
+    """Computes where a classifier's layers support a class (Grad-CAM).
 
     Args:
-        model: a classifier in eval mode.
-        data: of one image, from its ``data_preprocessor``.
-        layers: names of modules that put out maps.
+        model: classifier in eval mode.
+        data: batch of one image, from its ``data_preprocessor``.
+        layers: names of modules that return maps.
         category: number of the class.
 
     Returns:
@@ -77,7 +77,7 @@ def grad_cam(model: BaseModel, data: Mapping[str, Any], layers: Sequence[str], c
 
     Raises:
         ImportError: if pytorch-grad-cam is not installed.
-        ValueError: if a layer does not exist or puts out no map.
+        ValueError: if a layer does not exist or returns no map.
     """
     try:
         from pytorch_grad_cam import GradCAM

@@ -1,4 +1,4 @@
-"""Several charts of curves in one picture."""
+"""Draws several charts of curves in one picture."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def draw_chart_grid(
 
     Args:
         charts: title -> run -> (x, y).
-        x_label: of all x axes.
-        path: PNG to write.
+        x_label: label of all x axes.
+        path: PNG file to write.
         levels: title -> name -> y of a horizontal line.
     """
     runs = list(dict.fromkeys(run for curves in charts.values() for run in curves))

@@ -1,4 +1,4 @@
-"""Maps that a model's modules put out for an image file, by mmrazor's recorders."""
+"""Records the maps that a model's modules return for an image file, and reduces their channels for pictures."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Recorded(NamedTuple):
 
 
 def list_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Image files, in folders too, each of which can be read.
+    """Lists image files, also those in folders, and checks that each can be read.
 
     Args:
         paths: files and folders.
 
     Returns:
-        The files in order; a folder's by name.
+        The files in order, those of a folder by name.
 
     Raises:
         FileNotFoundError: if a path does not exist.
@@ -62,7 +62,7 @@ def list_images(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def image_names(files: Sequence[Path]) -> list[str]:
-    """A different name for each image file: its stem, with its folder's and then a number where names repeat."""
+    """Returns a different name for each image file: its stem, with folder and number where stems repeat."""
     stems = [file.stem for file in files]
     names: dict[str, None] = {}
     for file in files:
@@ -79,8 +79,8 @@ def read_vis_config(path: str | Path, keys: Sequence[str]) -> Config:
     """Reads a configuration of recorders and mappings.
 
     Args:
-        path: the file.
-        keys: what it must hold.
+        path: configuration file.
+        keys: keys that it must have.
 
     Returns:
         The configuration.
@@ -101,11 +101,11 @@ def read_vis_config(path: str | Path, keys: Sequence[str]) -> Config:
 
 
 def predicted_boxes(sample: Any, classes: Sequence[str], score_thr: float) -> Boxes:
-    """A detector's boxes above a score, captioned with class and score.
+    """Returns a detector's boxes above a score, captioned with class and score.
 
     Args:
-        sample: what the detector returned.
-        classes: their names.
+        sample: data sample that the detector returned.
+        classes: names of the classes.
         score_thr: least score.
 
     Returns:
@@ -124,10 +124,10 @@ def predicted_boxes(sample: Any, classes: Sequence[str], score_thr: float) -> Bo
 
 
 def network_view(batch: Mapping[str, Any], covered: Sequence[int]) -> View:
-    """The image as the network sees it: resized and cropped by the test pipeline, not normalised.
+    """Returns the image as the network sees it: resized and cropped by the test pipeline, not normalised.
 
     Args:
-        batch: of :func:`cankd.openmmlab.inference.prepare`.
+        batch: result of :func:`cankd.openmmlab.inference.prepare`.
         covered: (H, W) of the network's input, with padding.
     """
     image = batch["inputs"][0].detach().cpu()
@@ -141,14 +141,14 @@ class FeatureRecorder:
     """Runs a model on image files and returns the maps that a visualization configuration names.
 
     Args:
-        model: from :func:`cankd.openmmlab.loading.load_model`. Its in-place activations are switched
-            off, so that a record stays what the module put out.
-        cfg: its configuration.
+        model: model from :func:`cankd.openmmlab.loading.load_model`. Its in-place activations are switched
+            off, so that a record stays as the module returned it.
+        cfg: configuration of the model.
         recorders: name -> recorder configuration, as in mmrazor; a source may say
             ``architecture.neck`` for the model's ``neck``, as published files do.
         mappings: name of a map -> ``dict(recorder=..., record_idx=0, data_idx=None, connector=None)``.
-        connectors: name -> the module that a mapping with that ``connector`` sends its map through,
-            as a distillation's loss does. Defaults to none.
+        connectors: name -> module that is applied to the map of a mapping with that ``connector``,
+            as in a distillation's loss. Defaults to none.
 
     Raises:
         ValueError: if a recorder's source does not exist, or a mapping names no recorder or connector.
@@ -185,7 +185,7 @@ class FeatureRecorder:
         """Runs the model on one file.
 
         Args:
-            image: the file.
+            image: image file.
 
         Raises:
             ValueError: if a record does not exist or is no map (1, C, H, W).
@@ -210,7 +210,7 @@ class FeatureRecorder:
         return Recorded(maps, network_view(batch, data["inputs"].shape[-2:]), sample)
 
     def _connected(self, mapping: str, connector: str, feature: Tensor) -> Tensor:
-        """A map (1, C, H, W) behind a connector."""
+        """Applies a connector to a map (1, C, H, W)."""
         try:
             return self.connectors[connector](feature)
         except RuntimeError as error:
@@ -221,16 +221,16 @@ class FeatureRecorder:
 
 
 def standardise(feature: Tensor) -> Tensor:
-    """A map (C, H, W) with mean 0 and variance 1 over the positions of each channel, as the loss sees it."""
+    """Scales a map (C, H, W) to mean 0 and variance 1 over the positions of each channel, as the loss does."""
     return F.instance_norm(feature[None])[0]
 
 
 def map_differences(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The absolute difference of two models' maps, paired in their order.
+    """Computes the absolute difference of two models' maps, paired in their order.
 
     Args:
-        first: name -> (C, H, W).
-        second: the same of the other model.
+        first: maps of the first model, name -> (C, H, W).
+        second: maps of the second model, name -> (C, H, W).
 
     Returns:
         Name, or both names where they differ -> (C, H, W).
@@ -258,14 +258,14 @@ def reduce_channels(
     use_norm: bool = False,
     resize_shape: Sequence[int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """What is shown of a map's channels.
+    """Reduces a map's channels to those that are drawn.
 
     Args:
-        feature: (C, H, W).
+        feature: map, (C, H, W).
         reduction: ``squeeze_mean`` (mean), ``pixel_wise_max``, ``select_max`` (the channel with
             the largest sum) or ``energy`` (mean of the absolute values). Defaults to none of
             them: ``topk`` channels.
-        topk: how many channels, those with the largest sums; 0 for all of a map of 1 or 3.
+        topk: number of channels, those with the largest sums; 0 for all of a map of 1 or 3.
         use_norm: whether each channel is first standardised, see :func:`standardise`.
         resize_shape: (H, W) to which the map is then resized bilinearly. Defaults to its own.
 
@@ -301,6 +301,6 @@ def reduce_channels(
 def panel_row(
     maps: Mapping[str, Tensor], reduction: str | None, use_norm: bool, resize_shape: Sequence[int] | None
 ) -> list[np.ndarray]:
-    """One row of a panel: every map reduced to one channel, by its energy unless told otherwise."""
+    """Returns one row of a panel: every map reduced to one channel, by its energy if no reduction is given."""
     reduced = [reduce_channels(feature, reduction or "energy", 1, use_norm, resize_shape) for feature in maps.values()]
     return [values for shown in reduced for values in shown.values()]

@@ -1,4 +1,4 @@
-"""Annotations of single images, from the test data set of a configuration."""
+"""Reads annotations of single images from the test data set of a configuration."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def ground_truth(cfg: Config, images: Sequence[Path]) -> list[Boxes | np.ndarray
     """Looks images up in the configuration's test data set, by the names of their files.
 
     Args:
-        cfg: of a detector or a segmenter, with a ``test_dataloader``.
+        cfg: configuration of a detector or a segmenter, with a ``test_dataloader``.
         images: image files.
 
     Returns:
         For each image its boxes captioned with their class, or its label map (H, W).
 
     Raises:
-        ValueError: if an image is not in the data set, or that has neither boxes nor label maps.
+        ValueError: if an image is not in the data set, or the data set has neither boxes nor label maps.
     """
     settings = test_dataset(cfg)
     if not settings:

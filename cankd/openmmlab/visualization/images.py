@@ -1,4 +1,4 @@
-"""Image files."""
+"""Writes image files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     """Writes an image, whole or not at all; unlike ``cv2.imwrite`` it fails where the disk is full.
 
     Args:
-        path: the file; its suffix says which format.
+        path: file to write; its suffix determines the format.
         image: (H, W, 3) uint8, BGR, or (H, W).
 
     Raises:

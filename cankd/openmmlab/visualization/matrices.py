@@ -1,4 +1,4 @@
-"""Matrices drawn as tables of coloured cells."""
+"""Draws matrices as tables of coloured cells."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def draw_matrices(
         matrices: title -> matrix.
         rows: names of the rows.
         columns: names of the columns.
-        labels: of the rows and the columns.
-        path: PNG to write.
-        color_theme: a matplotlib colour map for the plain ones.
-        decimals: of the numbers in the cells.
+        labels: labels of the rows and of the columns.
+        path: PNG file to write.
+        color_theme: matplotlib's colour map of plain matrices.
+        decimals: decimals of the numbers in the cells.
     """
     numbered, named = len(columns) <= NUMBERED_COLUMNS, len(columns) <= NAMED_COLUMNS
     cell = 0.42 if numbered else 0.16 if named else 16 / len(columns)  # inches

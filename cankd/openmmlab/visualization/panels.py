@@ -1,4 +1,4 @@
-"""Panels of boxes, heatmaps and curves."""
+"""Draws panels of boxes, labels, heatmaps and curves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LABELS = ("class", "score", "none")
 
 
 class Boxes(NamedTuple):
-    """Boxes of one image: corners (N, 4) in pixels, N captions and, of predictions, N scores as text."""
+    """Boxes of one image: corners (N, 4) in pixels, N captions and, for predictions, N scores as text."""
 
     corners: np.ndarray
     captions: Sequence[str]
@@ -35,11 +35,11 @@ class View(NamedTuple):
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Writes a figure in the format that the name's suffix says, whole or not at all.
+    """Writes a figure in the format of the file's suffix, whole or not at all.
 
     Args:
-        figure: what to write.
-        path: the file; its folder is made if needed.
+        figure: figure to write.
+        path: file to write; its folder is made if needed.
 
     Raises:
         ValueError: if matplotlib does not write files of that suffix.
@@ -55,14 +55,14 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 def _image_grid(
     images: Sequence[np.ndarray], titles: Sequence[str], names: Sequence[str], width: float, below: float = 0.0
 ) -> tuple[Figure, np.ndarray]:
-    """A figure with a row as high as the image for each image, its name beside it, and a column for each title.
+    """Makes a figure with a row for each image, its name beside it, and a column for each title.
 
     Args:
-        images: (H, W, 3).
-        titles: of the columns.
-        names: of the images, or none.
-        width: of a column, in inches.
-        below: height of what is to come below the rows, in inches.
+        images: images (H, W, 3), whose shapes determine the heights of the rows.
+        titles: titles of the columns.
+        names: names of the images, or none.
+        width: width of a column, in inches.
+        below: height of the space below the rows, in inches.
     """
     aspects = [image.shape[0] / image.shape[1] for image in images]
     size = (width * len(titles) + 0.2 * bool(names), width * sum(aspects) + 0.3 + below)
@@ -86,15 +86,15 @@ def draw_box_panel(
     names: Sequence[str] = (),
     labels: str = "class",
 ) -> None:
-    """Draws images as rows and, beside each other, what each column found in them.
+    """Draws images as rows, with the boxes of each column.
 
     Args:
-        images: (H, W, 3) uint8, RGB.
+        images: images (H, W, 3), uint8, RGB.
         columns: title -> the boxes of each image.
-        path: PNG to write.
-        names: of the images, drawn beside their rows. Defaults to none.
-        labels: what is written at each box: ``class`` (default) for its whole caption, ``score``
-            or ``none``. The classes are in a legend then.
+        path: PNG file to write.
+        names: names of the images, drawn beside their rows. Defaults to none.
+        labels: text at each box: ``class`` (default) for its whole caption, ``score`` or ``none``, for
+            which the classes are in a legend.
     """
     legend = {}
     if labels != "class":
@@ -115,13 +115,13 @@ def draw_box_panel(
 
 
 def _kind(caption: str) -> str:
-    """A caption without its score."""
+    """Returns a caption without its score."""
     kind, _, score = caption.rpartition(" ")
     return kind if kind and score.replace(".", "", 1).isdigit() else caption
 
 
 def _color(caption: str) -> str:
-    """The same colour for the same class."""
+    """Returns the colour of a class, which is the same in all pictures."""
     return f"C{sum(map(ord, _kind(caption))) % 10}"
 
 
@@ -138,7 +138,7 @@ def _draw_boxes(ax: Axes, boxes: Boxes, labels: str = "class") -> None:
 
 
 def _move_labels_inside(figure: Figure) -> None:
-    """Moves what is written in pictures as far as needed to lie within their frames."""
+    """Moves text in pictures as far as needed to lie within their frames."""
     figure.draw_without_rendering()
     for ax in figure.axes:
         frame = ax.get_window_extent()
@@ -160,17 +160,17 @@ def draw_label_panel(
     alpha: float = 0.6,
     names: Sequence[str] = (),
 ) -> None:
-    """Draws images as rows and, beside each other, label maps over them.
+    """Draws images as rows, with the label maps of each column over them.
 
     Args:
-        images: (H, W, 3) uint8, RGB.
+        images: images (H, W, 3), uint8, RGB.
         columns: title -> one (H, W) map of class numbers for each image. Numbers without a class,
             such as 255, stay uncoloured.
         classes: names of the classes.
-        palette: RGB of each class, 0 to 255. Defaults to matplotlib's colours.
-        path: PNG to write.
+        palette: colour of each class, RGB, 0 to 255. Defaults to matplotlib's colours.
+        path: PNG file to write.
         alpha: opacity of the labels.
-        names: of the images, drawn beside their rows. Defaults to none.
+        names: names of the images, drawn beside their rows. Defaults to none.
     """
     fallback = [[round(255 * part) for part in to_rgb(f"C{number % 10}")] for number in range(len(classes))]
     colors = np.array(palette if palette and len(palette) >= len(classes) else fallback) / 255
@@ -194,12 +194,12 @@ def draw_label_panel(
 
 
 def feature_energy(feature: Tensor) -> np.ndarray:
-    """Mean of the absolute value over channels, (H, W), of one map (C, H, W)."""
+    """Computes the mean of the absolute values over channels, (H, W), of one map (C, H, W)."""
     return feature.detach().float().abs().mean(0).cpu().numpy()
 
 
 def show_map(ax: Axes, values: np.ndarray, view: View, alpha: float | None, **scale: Any) -> AxesImage:
-    """Draws a map to where it belongs in the image: over it with ``alpha``, else instead of it."""
+    """Draws a map at its place in the image: over it with ``alpha``, else instead of it."""
     height, width = view.image.shape[:2]
     if alpha is not None:
         ax.imshow(view.image, extent=(0, width, height, 0))
@@ -225,13 +225,13 @@ def draw_heatmap_panel(
     """Draws one image and, per level, the heatmaps of several models on one shared colour scale.
 
     Args:
-        image: (H, W, 3) uint8, RGB.
+        image: image (H, W, 3), uint8, RGB.
         rows: title -> one (H, W) map for each level.
         levels: titles of the levels.
-        path: PNG to write.
+        path: PNG file to write.
         views: title -> the image as that model saw it. Defaults to the image, without padding.
         alpha: opacity of the heatmaps over the image. Defaults to the heatmaps alone.
-        label: of the colour scales.
+        label: label of the colour scales.
     """
     height, width = image.shape[:2]
     size = 2.2 * min(max(height / width, 0.5), 2.0)
@@ -274,11 +274,11 @@ def draw_map_grid(
     Args:
         maps: caption -> (H, W); a single one is drawn large.
         view: the image as the model saw it.
-        title: above all.
-        path: PNG to write.
+        title: title of the picture.
+        path: PNG file to write.
         arrangement: rows and columns.
         alpha: opacity of the maps over the image. Defaults to the maps alone.
-        boxes: drawn over each, in pixels of the view.
+        boxes: boxes to draw over each map, in pixels of the view.
 
     Raises:
         ValueError: if there are more maps than places.
@@ -318,8 +318,8 @@ def draw_curves(
 
     Args:
         curves: name -> (x, y).
-        labels: of the x and the y axis.
-        path: PNG to write.
+        labels: labels of the x and the y axis.
+        path: PNG file to write.
         levels: name -> y of a horizontal line.
     """
     figure = Figure(figsize=(6.4, 4), layout="constrained")
