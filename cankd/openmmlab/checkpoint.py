@@ -37,7 +37,7 @@ class Checkpoint:
         >>> from cankd.openmmlab.checkpoint import Checkpoint
         >>> checkpoint = Checkpoint.read("configs/demo/quickstart_teacher.pth")
         >>> checkpoint.is_distillation, len(checkpoint.weights("student"))
-        (False, 208)
+        (False, 244)
     """
 
     def __init__(self, content: dict[str, Any], name: str | Path = "checkpoint") -> None:
