@@ -18,6 +18,7 @@ COMMANDS = {
     "shrink": ("convert_checkpoint", "shrink", "keep a checkpoint's weights alone, in half precision"),
     "export": ("export_student", "main", "export a student as ONNX, checked against torch"),
     "quickstart": ("quickstart", "main", "distil a small detector on the spot and show what it gained"),
+    "print-config": ("print_config", "main", "print a configuration resolved, with the file of each value"),
     "list-modules": ("list_modules", "main", "list the modules that a distiller can record, with their shapes"),
     "show-features": ("show_features", "main", "draw the feature maps of models"),
     "show-difference": ("show_features", "difference", "draw where the feature maps of two models differ"),

@@ -17,7 +17,10 @@ LAYERS = [
     ["cankd.openmmlab.engine"],
     ["cankd.openmmlab.algorithms"],
     ["cankd.openmmlab.inference", "cankd.openmmlab.loading"],
-    ["cankd.openmmlab.models", "cankd.openmmlab.checkpoint", "cankd.openmmlab.configs", "cankd.openmmlab.recording"],
+    [
+        *("cankd.openmmlab.models", "cankd.openmmlab.checkpoint", "cankd.openmmlab.configs"),
+        *("cankd.openmmlab.config_sources", "cankd.openmmlab.recording"),
+    ],
     ["cankd.openmmlab.checkpoint_files", "cankd.openmmlab.distillers"],
     ["cankd.openmmlab.losses", "cankd.openmmlab.published"],
     ["cankd.openmmlab.compat"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 
 from cankd.openmmlab.compat import module_of
+from cankd.openmmlab.config_sources import bases_of
 from cankd.openmmlab.configs import read_config
 from cankd.openmmlab.models.stock import stock_config
 from tests.conftest import ROOT
@@ -255,6 +257,22 @@ def test_leaves_are_short_and_name_no_machine(path):
     text = path.read_text()
     assert len([line for line in text.splitlines() if line.strip()]) <= 25
     assert not any(f"/{root}/" in text for root in ("home", "root", "data", "mnt", "Users"))
+
+
+def _files(path: Path) -> set[Path]:
+    """A configuration and all of the files here that it inherits from."""
+    return {path}.union(*(_files(Path(base)) for base in bases_of(path) if "::" not in base))
+
+
+@pytest.mark.parametrize("path", sorted(DISTILL.rglob("*.py")), ids=lambda path: path.stem)
+def test_a_recipe_is_understood_from_three_files(path):
+    files = _files(path)
+    assert 2 <= len(files) <= 3
+    for file in files:  # what a base made is merged or referred to, not changed
+        code = ast.parse(file.read_text())
+        assert all(isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Name) for part in code.body)
+        calls = [part.func for part in ast.walk(code) if isinstance(part, ast.Call)]
+        assert all(isinstance(function, ast.Name) and function.id == "dict" for function in calls)
 
 
 @functools.lru_cache(maxsize=None)

@@ -110,6 +110,26 @@ def stock_config(cfg: str, **differences: Any) -> dict:
         return _merged(cfg, config, differences)
 
 
+def is_stock_model(model: Any) -> bool:
+    """Returns whether a model's configuration is a ``StockModel``'s and names its stock configuration."""
+    return isinstance(model, dict) and str(model.get("type")).split(".")[-1] == "StockModel" and "cfg" in model
+
+
+def expand_stock_model(model: dict) -> dict:
+    """Writes a ``StockModel``'s configuration out.
+
+    Args:
+        model: configuration of a ``StockModel``.
+
+    Returns:
+        The configuration of the model that it builds, with the library that this belongs to as ``_scope_``.
+    """
+    arguments = {key: value for key, value in model.items() if key not in ("type", "_scope_")}
+    cfg = arguments.pop("cfg")
+    with _read(cfg) as config:
+        return {"_scope_": DefaultScope.get_current_instance().scope_name, **_merged(cfg, config, arguments)}
+
+
 def _merged(cfg: str, config: Config, differences: dict) -> dict:
     """Returns the model of a configuration with the differences merged into it."""
     model = config.model
