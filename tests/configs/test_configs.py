@@ -297,6 +297,7 @@ def published_weights(model: dict) -> str:
     return _weights_of(module_of(package))[Path(name).stem]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(DISTILL.glob("*/cankd/*.py")), ids=lambda path: path.stem)
 def test_checkpoints_leave_the_teacher_out(path):
     assert read_config(path).default_hooks.checkpoint.type == "DistillCheckpointHook"

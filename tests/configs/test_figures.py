@@ -182,6 +182,7 @@ def _leaf(pair: str) -> Config:
     return read_config(ROOT / "configs/distill/mmseg/cankd" / f"cankd_backbone_{pair}.py")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE_4)
 def test_table_4_s_costs_of_whole_models_are_made_again(name):
     """To the printed digit at 1024 x 2048: what is convolved grows with the pixels, what is pooled before does not."""

@@ -109,6 +109,7 @@ def run(tmp_path_factory, mini_data):
     return config, folder / "run" / "iter_1.pth"
 
 
+@pytest.mark.slow
 def test_a_starting_run_reads_each_file_once_and_releases_it(mini_data, run, reads, tmp_path):
     config, checkpoint = run
     call_tool("train.py", config, "--work-dir", tmp_path / "fresh")

@@ -67,6 +67,7 @@ def test_a_wrong_loss_is_not_measured(tmp_path, monkeypatch):
     assert "|" not in done.stdout and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_order_that_does_not_fit_is_left_out_and_its_memory_said(tmp_path, monkeypatch):
     monkeypatch.setattr("cankd.openmmlab.commands.benchmark_loss.available_bytes", lambda device: 10**6)
     rows = {"median": 1.0, "quartiles": [1, 1], "peak_extra_bytes": 10**6, "loss": 1.0, "gradients": {"x": 1.0}}

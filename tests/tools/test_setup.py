@@ -106,6 +106,7 @@ def test_too_little_disk_space_is_said(tmp_path):
     assert done.returncode != 0 and "has 1 GB free" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_interrupted_or_failed_step_is_resumed(tmp_path):
     _df_that_says(100, tmp_path)  # nothing large is installed here, so a full disk is no reason to stop
     base = sys.base_prefix + "/bin/python3"

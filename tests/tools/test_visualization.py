@@ -208,6 +208,7 @@ def test_the_teacher_comes_from_either_checkpoint(distilled, tmp_path):
         load_model(CANKD, tmp_path / "bare.pth", role="teacher", cfg_options=away)
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="does not fit the model of .*quickstart_student.py.*layer1.2.conv1"):
         load_model(STUDENT, TEACHER_CKPT)
@@ -638,6 +639,7 @@ def segmentation(tmp_path_factory) -> tuple[Path, Path]:
     return config, checkpoint
 
 
+@pytest.mark.slow
 def test_a_difference_across_a_connector_is_of_what_the_loss_compares(segmenter, segmentation, tmp_path):
     image, (config, checkpoint) = segmenter[2], segmentation
     vis = Config.fromfile(VIS / "segmentation_feature_diff_visualization.py")

@@ -105,6 +105,7 @@ def test_a_stock_model_is_found_by_the_packages_name():
     assert str(own) == str(named)
 
 
+@pytest.mark.slow
 def test_python_m_cankd_runs_a_command(tmp_path):
     command = [sys.executable, "-m", "cankd", "train", str(tmp_path / "absent.py")]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -30,6 +30,7 @@ def _threads_before_within_and_after(store: str) -> tuple:
     return before, within, _threads(), distributed.is_initialized()
 
 
+@pytest.mark.slow
 def test_no_thread_of_the_process_group_is_left_when_the_interpreter_shuts_down(tmp_path):
     # In a process of its own, where no other test's threads come or go.
     before, within, after, initialized = in_own_process(_threads_before_within_and_after, str(tmp_path / "store"))

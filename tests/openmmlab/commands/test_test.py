@@ -10,6 +10,7 @@ from tests.demo import CANKD, DATA
 from tests.in_process import call_tool
 
 
+@pytest.mark.slow
 def test_the_teacher_is_not_built(mini_data, tmp_path):
     config = tmp_path / "config.py"
     config.write_text(

@@ -113,6 +113,7 @@ def test_a_teacher_without_weights_is_an_error(tmp_path):
         _runner(*_models(RETINANET, RETINANET), tmp_path, INHERIT, ckpt=None).train()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_left_alone(tmp_path):
     runner = _runner(*_models(RETINANET, RETINANET), tmp_path / "first", INHERIT)
     runner.train()
