@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from cankd.losses.cankd_naive import NaiveNLKDINLoss
 from cankd.openmmlab.analysis.benchmark import markdown_table, measure
+from cankd.openmmlab.checkpoint import drop_teacher
 from cankd.openmmlab.configs import read_config
 
 FUSED = {"teacher_fuse_conv_bn": True}
@@ -172,7 +173,8 @@ def measure_one(step: str, config: str, cfg_options: dict | None, options: dict[
     result["weight_bytes"] = sum(part.numel() * part.element_size() for part in model.parameters())
     if step == "ours":
         state = model.state_dict()
-        student = {name: value for name, value in state.items() if not name.startswith("teacher.")}
+        student = dict(state)
+        drop_teacher(student)
         result["checkpoint"] = {"with teacher": checkpoint_cost(state), "without": checkpoint_cost(student)}
     return result
 

@@ -22,6 +22,7 @@ class UnsafePickle(pickle.UnpicklingError):
 
 def _method_of_known_class(owner: Any, name: str) -> Any:
     """Replaces ``getattr`` in checkpoints: returns only plain functions of history buffers and schedules."""
+    # The schedules' base class is private: mmengine exports the schedules alone.
     if not (inspect.isclass(owner) and issubclass(owner, (HistoryBuffer, param_scheduler._ParamScheduler))):
         raise UnsafePickle(f"getattr on {owner!r} is not allowed in a checkpoint.")
     method = getattr(owner, name)
@@ -44,7 +45,10 @@ def _checkpoint_globals() -> dict[str, Any]:
     items += [item for item in vars(param_scheduler).values() if inspect.isclass(item)]
     items += {type(np.dtype(kind)) for kind in "fdlqi?"}
     names = {f"{item.__module__}.{item.__qualname__}": item for item in items}
-    for package in ("numpy.core", "numpy._core"):  # either numpy reads the other's files
+    for package in (
+        "numpy.core",
+        "numpy._core",
+    ):  # either numpy reads the other's files, which hold these private names
         names[f"{package}.multiarray._reconstruct"] = multiarray._reconstruct
         names[f"{package}.multiarray.scalar"] = multiarray.scalar
     names["builtins.getattr"] = _method_of_known_class
@@ -89,6 +93,7 @@ def load_safely(file: str | BinaryIO) -> Any:
                 raise UnsafePickle(f"not allowed in a checkpoint: {reason.split(' was not')[0]}") from error
             raise
 
+    # Private, because torch before 2.6 has no other list of what it allows.
     from torch._weights_only_unpickler import _get_allowed_globals
 
     allowed = {**_get_allowed_globals(), **_checkpoint_globals()}
