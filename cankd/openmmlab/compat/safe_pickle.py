@@ -48,7 +48,7 @@ def _checkpoint_globals() -> dict[str, Any]:
     for package in (
         "numpy.core",
         "numpy._core",
-    ):  # either numpy reads the other's files, which hold these private names
+    ):  # the files hold private names; either numpy reads the other's
         names[f"{package}.multiarray._reconstruct"] = multiarray._reconstruct
         names[f"{package}.multiarray.scalar"] = multiarray.scalar
     names["builtins.getattr"] = _method_of_known_class
