@@ -32,8 +32,9 @@ def resolve(path: str | Path, cfg_options: dict[str, Any] | None = None) -> tupl
         cfg_options: overrides, dotted key -> value. Defaults to none.
 
     Returns:
-        The resolved configuration, and the source of each value in it that is no dict: the name of the file that
-        sets it, or ``--cfg-options``. What a short form expands to has the file that sets the short form.
+        The resolved configuration, and the source of each value in it that is no dict: the name of the file that it
+        comes from, or ``--cfg-options``. What a short form expands to comes from the file of the short form. A file
+        that repeats the value of its base is no source, nor are options that change nothing.
 
     Raises:
         FileNotFoundError: if there is no such file.

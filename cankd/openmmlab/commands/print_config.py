@@ -3,8 +3,8 @@
 python tools/print_config.py CONFIG [--only KEY] [--cfg-options KEY=VALUE ...]
 
 All bases are merged, the distiller is written out in mmrazor's long form and stock models with all of their keys. The
-comment behind a line names the file that sets the value, or all values of the dict that begins there. What is printed
-is a configuration itself.
+comment behind a line names the file that the value comes from, or all values of the dict that begins there; a file that
+repeats the value of its base is not named. What is printed is a configuration itself.
 """
 
 from __future__ import annotations
