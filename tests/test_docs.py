@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from mmrazor.registry import MODELS
 
 from tests.conftest import ROOT
-from tests.test_imports import LAYERS
+from tests.layers import LAYERS
 
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), ROOT / "configs/README.md", *(ROOT / "logfile").rglob("*.md")])

@@ -6,27 +6,7 @@ import ast
 from pathlib import Path
 
 from tests.conftest import ROOT
-
-# From the top to the bottom; a module imports from its own layer and from those below. docs/contributing.md has the
-# same order.
-LAYERS = [
-    ["tools"],
-    ["cankd.__main__"],
-    ["cankd.openmmlab.commands"],
-    ["cankd.openmmlab.analysis", "cankd.openmmlab.visualization", "cankd.openmmlab.scenes"],
-    ["cankd.openmmlab.engine"],
-    ["cankd.openmmlab.algorithms"],
-    ["cankd.openmmlab.inference", "cankd.openmmlab.loading"],
-    [
-        *("cankd.openmmlab.models", "cankd.openmmlab.checkpoint", "cankd.openmmlab.configs"),
-        *("cankd.openmmlab.config_sources", "cankd.openmmlab.recording"),
-    ],
-    ["cankd.openmmlab.checkpoint_files", "cankd.openmmlab.distillers"],
-    ["cankd.openmmlab.losses", "cankd.openmmlab.published"],
-    ["cankd.openmmlab.compat"],
-    ["cankd.losses"],
-    ["cankd.functional", "cankd.utils"],
-]
+from tests.layers import LAYERS
 
 
 def _modules() -> dict[str, Path]:

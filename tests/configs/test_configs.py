@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import ast
-import functools
-import importlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from mmengine.config import Config
 from mmengine.hub import get_config
-from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 
-from cankd.openmmlab.compat import module_of
 from cankd.openmmlab.config_sources import bases_of
 from cankd.openmmlab.configs import read_config
-from cankd.openmmlab.models.stock import stock_config
+from tests.configs.stock_models import (
+    DET,
+    DISTILL,
+    DL_MV2,
+    DL_R18,
+    DL_R101,
+    LAYER4,
+    PSP_R18,
+    SEG,
+    differences_from,
+    flat,
+    published_weights,
+    without_scopes,
+)
 from tests.conftest import ROOT
 from tests.train_leaf import tiny_bert
-
-DISTILL = ROOT / "configs" / "distill"
-DET = "mmdet::{}.py"
-SEG = "mmseg::{}.py"
 
 RETINA_R50 = "retinanet/retinanet_r50_fpn_2x_coco"
 RETINA_R50_1X = "retinanet/retinanet_r50_fpn_1x_coco"
@@ -33,8 +36,6 @@ REPPOINTS_R50 = "reppoints/reppoints-moment_r50_fpn-gn_head-gn_2x_coco"
 REPPOINTS_X101 = "reppoints/reppoints-moment_x101-dconv-c3-c5_fpn-gn_head-gn_2x_coco"
 FCOS_R50 = "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco"
 PSP_R101 = "pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024"
-DL_R101 = "deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024"
-DL_R18 = "deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024"
 
 # Leaf of mmdet -> student, teacher (stock), end of the teacher's checkpoint, epochs, loss arguments
 # beyond in_channels=256 and loss_weight=10, arguments of the hook that inherits (None: none).
@@ -125,9 +126,6 @@ DETECTION.update(
 # Leaf of mmseg -> student, teacher, end of the checkpoint, loss weight, student's recorder, its channels.
 PSP_CKPT = "pspnet_r101-d8_512x1024_80k_cityscapes_20200606_112211-e1e1100f"
 DL_CKPT = "deeplabv3_r101-d8_512x1024_80k_cityscapes_20200606_113503-9e428899"
-PSP_R18 = "pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024"
-DL_MV2 = "mobilenet_v2/mobilenet-v2-d8_deeplabv3_4xb2-80k_cityscapes-512x1024"
-LAYER4 = ("backbone.layer4", 512)
 SEGMENTATION: dict[str, tuple] = {
     "cankd_backbone_pspnet_r101_pspnet_r18_80k_cityscapes": (PSP_R18, PSP_R101, PSP_CKPT, 10, *LAYER4),
     "cankd_backbone_pspnet_r101_deeplabv3_r18_80k_cityscapes": (DL_R18, PSP_R101, PSP_CKPT, 20, *LAYER4),
@@ -219,27 +217,6 @@ FCOS_DIFFERENCES = {
 }
 
 
-def _flat(config: Any, path: tuple = ()) -> dict[tuple, Any]:
-    if isinstance(config, dict):
-        return {key: value for name, part in config.items() for key, value in _flat(part, (*path, name)).items()}
-    return {path: config}
-
-
-@functools.lru_cache(maxsize=None)
-def _stock(name: str) -> dict[tuple, Any]:
-    config = get_config(name)
-    if "data_preprocessor" in config:  # mmpretrain's stands beside the model
-        config.model.data_preprocessor = config.data_preprocessor
-    return _flat(config.model.to_dict())
-
-
-def _differences(model: dict, stock: str) -> dict[tuple, Any]:
-    model = {key: value for key, value in model.items() if key != "type"}
-    with DefaultScope.overwrite_default_scope(module_of(stock.split("::")[0])):
-        mine = _flat(Config(stock_config(**model)).to_dict())
-    return {key: value for key, value in mine.items() if key not in _stock(stock) or _stock(stock)[key] != value}
-
-
 def test_every_leaf_is_in_the_table_and_in_the_metafile():
     leaves = {path.stem: path for path in DISTILL.glob("*/cankd/*.py")}
     inherits = {f"cankd-inherit_neck_{name}" for name in DETR_INHERIT}
@@ -275,28 +252,6 @@ def test_a_recipe_is_understood_from_three_files(path):
         assert all(isinstance(function, ast.Name) and function.id == "dict" for function in calls)
 
 
-@functools.lru_cache(maxsize=None)
-def _weights_of(package: str) -> dict[str, str]:
-    """Stock configuration -> where its checkpoint lies, of all metafiles that an installed package ships."""
-    weights = {}
-    for file in (Path(importlib.import_module(package).__file__ or "").parent / ".mim" / "configs").rglob(
-        "metafile.y*ml"
-    ):
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        for model in content["Models"] if isinstance(content, dict) else content:
-            if isinstance(model.get("Weights"), str):
-                # OneDL's fork of mmseg and mmpretrain names its own mirror.
-                address = model["Weights"].replace("https://mmassets.onedl.ai/", "https://download.openmmlab.com/")
-                weights[Path(model.get("Config", model["Name"])).stem] = address
-    return weights
-
-
-def published_weights(model: dict) -> str:
-    """Where the library that ships a leaf's teacher says that its checkpoint lies."""
-    package, name = model["teacher"]["cfg"].split("::")
-    return _weights_of(module_of(package))[Path(name).stem]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(DISTILL.glob("*/cankd/*.py")), ids=lambda path: path.stem)
 def test_checkpoints_leave_the_teacher_out(path):
@@ -308,10 +263,10 @@ def test_detection_leaf(name):
     student, teacher, checkpoint, epochs, loss_differences, inherit = DETECTION[name]
     cfg = read_config(DISTILL / "mmdet" / "cankd" / f"{name}.py")
     assert cfg.model.type == "PartialTeacherDistill"
-    assert _differences(cfg.model.architecture, DET.format(student)) == (
+    assert differences_from(cfg.model.architecture, DET.format(student)) == (
         FCOS_DIFFERENCES if student == FCOS_R50 else {}
     )
-    assert _differences(cfg.model.teacher, DET.format(teacher)) == {}
+    assert differences_from(cfg.model.teacher, DET.format(teacher)) == {}
     assert cfg.model.teacher_ckpt.endswith(f"/{checkpoint}.pth") and cfg.model.teacher_ckpt == published_weights(
         cfg.model
     )
@@ -340,7 +295,7 @@ def test_detection_leaf(name):
     assert cfg.val_cfg.type == "DistillValLoop"
     data = get_config("mmdet::_base_/datasets/coco_detection.py")
     for key in ("train_dataloader", "val_dataloader", "val_evaluator", "test_evaluator"):
-        assert _plain(cfg[key]) == _plain(data[key]), key
+        assert without_scopes(cfg[key]) == without_scopes(data[key]), key
 
 
 @pytest.mark.parametrize("name", sorted(SEGMENTATION))
@@ -348,8 +303,8 @@ def test_segmentation_leaf(name):
     student, teacher, checkpoint, weight, source, channels = SEGMENTATION[name]
     cfg = read_config(DISTILL / "mmseg" / "cankd" / f"{name}.py")
     assert cfg.model.type == "PartialTeacherDistill"
-    assert _differences(cfg.model.architecture, SEG.format(student)) == {}
-    assert _differences(cfg.model.teacher, SEG.format(teacher)) == {}
+    assert differences_from(cfg.model.architecture, SEG.format(student)) == {}
+    assert differences_from(cfg.model.teacher, SEG.format(teacher)) == {}
     assert cfg.model.teacher_ckpt.endswith(f"/{checkpoint}.pth") and cfg.model.teacher_ckpt == published_weights(
         cfg.model
     )
@@ -367,7 +322,7 @@ def test_segmentation_leaf(name):
     assert cfg.val_cfg.type == "DistillValLoop"
     data = get_config("mmseg::_base_/datasets/cityscapes.py")
     for key in ("train_dataloader", "val_dataloader", "val_evaluator", "test_evaluator"):
-        assert _plain({**cfg[key], "batch_size": 0}) == _plain({**data[key], "batch_size": 0}), key
+        assert without_scopes({**cfg[key], "batch_size": 0}) == without_scopes({**data[key], "batch_size": 0}), key
 
 
 @pytest.mark.parametrize("name", sorted(DETR))
@@ -377,8 +332,8 @@ def test_detr_leaf(name):
     cfg = read_config(DISTILL / "mmdet" / "cankd" / f"{name}.py")
     assert cfg.model.type == "PartialTeacherDistill"
     assert set(cfg.model) == {"_scope_", "type", "architecture", "teacher", "teacher_ckpt", "distiller"}
-    assert _differences(cfg.model.architecture, DET.format(student)) == student_differs
-    assert _differences(cfg.model.teacher, DET.format(teacher)) == teacher_differs
+    assert differences_from(cfg.model.architecture, DET.format(student)) == student_differs
+    assert differences_from(cfg.model.teacher, DET.format(teacher)) == teacher_differs
     assert cfg.model.teacher_ckpt.endswith(f"/{checkpoint}.pth")
     if "work_dirs" not in cfg.model.teacher_ckpt:
         assert cfg.model.teacher_ckpt == published_weights(cfg.model)
@@ -403,7 +358,7 @@ def test_detr_leaf(name):
     assert cfg.val_cfg.type == "ValLoop" and "find_unused_parameters" not in cfg
     stock = get_config(DET.format(student))
     for key in ("train_dataloader", "val_dataloader", "val_evaluator", "test_evaluator"):
-        assert _plain({**cfg[key], "batch_size": 0}) == _plain({**stock[key], "batch_size": 0}), key
+        assert without_scopes({**cfg[key], "batch_size": 0}) == without_scopes({**stock[key], "batch_size": 0}), key
 
 
 @pytest.mark.parametrize("name", DETR_INHERIT)
@@ -419,8 +374,8 @@ def test_objects365_leaf():
     cfg = read_config(DISTILL / "mmdet" / "cankd" / f"{OBJECTS365}.py")
     coco = read_config(DISTILL / "mmdet" / "cankd" / "cankd_fpn_retinanet_r101_retinanet_r50_2x_coco.py")
     assert cfg.model.type == "PartialTeacherDistill" and cfg.model.distiller == coco.model.distiller
-    assert _differences(cfg.model.architecture, stock) == {}
-    assert _differences(cfg.model.teacher, stock) == R101_BACKBONE
+    assert differences_from(cfg.model.architecture, stock) == {}
+    assert differences_from(cfg.model.teacher, stock) == R101_BACKBONE
     assert cfg.custom_hooks == [{"type": "InheritTeacherHook"}]
     assert cfg.optim_wrapper.optimizer == dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=1e-4)
     assert cfg.optim_wrapper.clip_grad == dict(max_norm=35, norm_type=2)
@@ -429,7 +384,7 @@ def test_objects365_leaf():
     assert (steps.type, steps.milestones) == ("MultiStepLR", [8, 11])
     assert cfg.train_cfg.max_epochs == 12 and cfg.auto_scale_lr.base_batch_size == 4 * cfg.train_dataloader.batch_size
     for key in ("train_dataloader", "val_dataloader", "val_evaluator", "test_evaluator"):
-        assert _plain(cfg[key]) == _plain(get_config(stock)[key]), key
+        assert without_scopes(cfg[key]) == without_scopes(get_config(stock)[key]), key
 
 
 @pytest.mark.parametrize("name", sorted(CLASSIFICATION))
@@ -437,9 +392,9 @@ def test_classification_leaf(name):
     differs, teacher, checkpoint, source, channels, teacher_channels = CLASSIFICATION[name]
     stock = "mmpretrain::resnet/resnet18_8xb32_in1k.py"
     cfg = read_config(DISTILL / "mmpretrain" / "cankd" / f"{name}.py")
-    found = _differences(cfg.model.architecture, stock)
+    found = differences_from(cfg.model.architecture, stock)
     assert found == differs
-    assert _differences(cfg.model.teacher, f"mmpretrain::{teacher}.py") == {}
+    assert differences_from(cfg.model.teacher, f"mmpretrain::{teacher}.py") == {}
     assert cfg.model.teacher_ckpt.endswith(f"/{checkpoint}.pth") and cfg.model.teacher_ckpt == published_weights(
         cfg.model
     )
@@ -456,7 +411,7 @@ def test_classification_leaf(name):
         assert distiller.connectors.backbone.out_channel == teacher_channels
     cfg_stock = get_config(stock)
     for key in ("train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "param_scheduler", "train_cfg"):
-        assert _plain(cfg[key]) == _plain(cfg_stock[key]), key
+        assert without_scopes(cfg[key]) == without_scopes(cfg_stock[key]), key
     assert cfg.train_cfg.max_epochs == 100
 
 
@@ -469,7 +424,7 @@ def test_every_teacher_without_a_checkpoint_has_its_training_configuration():
         distilled = read_config(leaf)
         assert f"work_dirs/{name}/epoch_{cfg.train_cfg.max_epochs}.pth" == distilled.model.teacher_ckpt
         assert f"configs/teachers/{name}.py" in leaf.read_text()
-        mine, theirs = _flat(_plain(cfg.model)), _flat(_plain(cfg_stock.model))
+        mine, theirs = flat(without_scopes(cfg.model)), flat(without_scopes(cfg_stock.model))
         changed = {key: value for key, value in mine.items() if theirs.get(key) != value}
         if "swin" in name:
             # CrossKD's authors trained with 4 images on each GPU and 0.01 for every 16.
@@ -479,24 +434,17 @@ def test_every_teacher_without_a_checkpoint_has_its_training_configuration():
         else:
             assert changed.pop(("backbone", "init_cfg", "checkpoint")) == "torchvision://resnet101"
             assert changed == R101_BACKBONE
-        assert _plain(cfg.train_dataloader) == _plain(cfg_stock.train_dataloader)
+        assert without_scopes(cfg.train_dataloader) == without_scopes(cfg_stock.train_dataloader)
 
 
 def test_the_student_that_mmdet_lacks_has_its_training_configuration():
     (file,) = (ROOT / "configs" / "students").glob("*.py")
     cfg, stock = read_config(file), get_config(DET.format(f"{SWIN_L}12e_coco"))
-    mine, theirs = _flat(_plain(cfg.model)), _flat(_plain(stock.model))
+    mine, theirs = flat(without_scopes(cfg.model)), flat(without_scopes(stock.model))
     assert file.stem == "dino-5scale_swin-b_8xb2-12e_coco"
     assert {key: value for key, value in mine.items() if theirs.get(key) != value} == SWIN_B
     for key in ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg", "auto_scale_lr"):
-        assert _plain(cfg[key]) == _plain(stock[key]), key
-
-
-def _plain(config: Any) -> Any:
-    """Without the scopes that mmengine notes in what it inherits."""
-    if isinstance(config, dict):
-        return {key: _plain(value) for key, value in config.items() if key != "_scope_"}
-    return [_plain(part) for part in config] if isinstance(config, (list, tuple)) else config
+        assert without_scopes(cfg[key]) == without_scopes(stock[key]), key
 
 
 def _distinct(table: dict, folder: str) -> list[Path]:

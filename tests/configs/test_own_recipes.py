@@ -11,7 +11,7 @@ from mmrazor.registry import MODELS
 
 from cankd.openmmlab.algorithms.crosskd import ADAPTERS
 from cankd.openmmlab.configs import read_config
-from tests.configs.test_configs import (
+from tests.configs.stock_models import (
     DET,
     DISTILL,
     DL_MV2,
@@ -20,9 +20,9 @@ from tests.configs.test_configs import (
     LAYER4,
     PSP_R18,
     SEG,
-    _differences,
-    _plain,
+    differences_from,
     published_weights,
+    without_scopes,
 )
 
 GFL_R50, GFL_R101 = "gfl/gfl_r50_fpn_1x_coco", "gfl/gfl_r101_fpn_ms-2x_coco"
@@ -125,8 +125,8 @@ def test_crosskd_leaf(name):
     # Weights and start are the class's defaults.
     assert set(cfg.model) == {"_scope_", "type", "architecture", "teacher", "teacher_ckpt", "distiller"}
     assert cfg.model.type == "CrossKD"
-    assert _differences(cfg.model.architecture, DET.format(student)) == differences
-    assert _differences(cfg.model.teacher, DET.format(teacher)) == {}
+    assert differences_from(cfg.model.architecture, DET.format(student)) == differences
+    assert differences_from(cfg.model.teacher, DET.format(teacher)) == {}
     assert cfg.model.teacher_ckpt == checkpoint
     assert "work_dirs" in checkpoint or checkpoint == published_weights(cfg.model)
     if pkd is None:
@@ -167,7 +167,7 @@ def test_crosskd_leaf(name):
         resize = dict(type="RandomChoiceResize", scales=[(1333, 640), (1333, 800)], keep_ratio=True)
         data.train_dataloader.dataset.pipeline[2] = resize
     for key in ("train_dataloader", "val_dataloader", "val_evaluator", "test_evaluator"):
-        assert _plain(cfg[key]) == _plain(data[key]), key
+        assert without_scopes(cfg[key]) == without_scopes(data[key]), key
 
 
 def _built(config: dict, arguments: dict[str, Any]) -> None:
@@ -187,8 +187,8 @@ def test_acamkd_leaf(name):
     student, teacher, arguments = ACAMKD[name]
     cfg = read_config(DISTILL / "mmdet" / "acamkd" / f"{name}.py")
     assert cfg.model.type == "PartialTeacherDistill" and cfg.custom_hooks == [{"type": "InheritTeacherHook"}]
-    assert _differences(cfg.model.architecture, DET.format(student)) == {}
-    assert _differences(cfg.model.teacher, DET.format(teacher)) == {}
+    assert differences_from(cfg.model.architecture, DET.format(student)) == {}
+    assert differences_from(cfg.model.teacher, DET.format(teacher)) == {}
     assert cfg.model.teacher_ckpt == published_weights(cfg.model)
     loss = {"type": "ACAMKDLoss", "in_channels": 256, "num_masks": 6, **arguments}
     assert cfg.model.distiller.distill_losses == {f"loss_fpn{level}": loss for level in range(5)}
@@ -208,8 +208,8 @@ def test_acamkd_leaf(name):
 def test_acamkd_segmentation_leaf(name):
     student, source, channels = SEGMENTATION[name]
     cfg = read_config(DISTILL / "mmseg" / "acamkd" / f"{name}.py")
-    assert _differences(cfg.model.architecture, SEG.format(student)) == {}
-    assert _differences(cfg.model.teacher, SEG.format(DL_R101)) == {}
+    assert differences_from(cfg.model.architecture, SEG.format(student)) == {}
+    assert differences_from(cfg.model.teacher, SEG.format(DL_R101)) == {}
     assert cfg.model.teacher_ckpt == published_weights(cfg.model)
     distiller = cfg.model.distiller
     assert distiller.student_recorders.backbone.source == source

@@ -1,0 +1,80 @@
+"""Stock models that configurations name, and how a configuration differs from them."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import DefaultScope
+
+from cankd.openmmlab.compat import module_of
+from cankd.openmmlab.models.stock import stock_config
+from tests.conftest import ROOT
+
+DISTILL = ROOT / "configs" / "distill"
+DET = "mmdet::{}.py"
+SEG = "mmseg::{}.py"
+DL_R18 = "deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024"
+DL_MV2 = "mobilenet_v2/mobilenet-v2-d8_deeplabv3_4xb2-80k_cityscapes-512x1024"
+DL_R101 = "deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024"
+PSP_R18 = "pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024"
+LAYER4 = ("backbone.layer4", 512)
+
+
+def flat(config: Any, path: tuple = ()) -> dict[tuple, Any]:
+    """Path of keys -> value, of all values in a nested dict."""
+    if isinstance(config, dict):
+        return {key: value for name, part in config.items() for key, value in flat(part, (*path, name)).items()}
+    return {path: config}
+
+
+@functools.lru_cache(maxsize=None)
+def stock_values(name: str) -> dict[tuple, Any]:
+    """Path of keys -> value, of a stock configuration's model."""
+    config = get_config(name)
+    if "data_preprocessor" in config:  # mmpretrain's stands beside the model
+        config.model.data_preprocessor = config.data_preprocessor
+    return flat(config.model.to_dict())
+
+
+def differences_from(model: dict, stock: str) -> dict[tuple, Any]:
+    """Path of keys -> value, where a configuration's model differs from a stock one."""
+    model = {key: value for key, value in model.items() if key != "type"}
+    with DefaultScope.overwrite_default_scope(module_of(stock.split("::")[0])):
+        mine = flat(Config(stock_config(**model)).to_dict())
+    theirs = stock_values(stock)
+    return {key: value for key, value in mine.items() if key not in theirs or theirs[key] != value}
+
+
+@functools.lru_cache(maxsize=None)
+def weights_of(package: str) -> dict[str, str]:
+    """Stock configuration -> where its checkpoint lies, of all metafiles that an installed package ships."""
+    weights = {}
+    for file in (Path(importlib.import_module(package).__file__ or "").parent / ".mim" / "configs").rglob(
+        "metafile.y*ml"
+    ):
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for model in content["Models"] if isinstance(content, dict) else content:
+            if isinstance(model.get("Weights"), str):
+                # OneDL's fork of mmseg and mmpretrain names its own mirror.
+                address = model["Weights"].replace("https://mmassets.onedl.ai/", "https://download.openmmlab.com/")
+                weights[Path(model.get("Config", model["Name"])).stem] = address
+    return weights
+
+
+def published_weights(model: dict) -> str:
+    """Where the library that ships a leaf's teacher says that its checkpoint lies."""
+    package, name = model["teacher"]["cfg"].split("::")
+    return weights_of(module_of(package))[Path(name).stem]
+
+
+def without_scopes(config: Any) -> Any:
+    """Without the scopes that mmengine notes in what it inherits."""
+    if isinstance(config, dict):
+        return {key: without_scopes(value) for key, value in config.items() if key != "_scope_"}
+    return [without_scopes(part) for part in config] if isinstance(config, (list, tuple)) else config

@@ -1,0 +1,24 @@
+"""The layers of the package."""
+
+from __future__ import annotations
+
+# From the top to the bottom; a module imports from its own layer and from those below. docs/contributing.md has the
+# same order.
+LAYERS = [
+    ["tools"],
+    ["cankd.__main__"],
+    ["cankd.openmmlab.commands"],
+    ["cankd.openmmlab.analysis", "cankd.openmmlab.visualization", "cankd.openmmlab.scenes"],
+    ["cankd.openmmlab.engine"],
+    ["cankd.openmmlab.algorithms"],
+    ["cankd.openmmlab.inference", "cankd.openmmlab.loading"],
+    [
+        *("cankd.openmmlab.models", "cankd.openmmlab.checkpoint", "cankd.openmmlab.configs"),
+        *("cankd.openmmlab.config_sources", "cankd.openmmlab.recording"),
+    ],
+    ["cankd.openmmlab.checkpoint_files", "cankd.openmmlab.distillers"],
+    ["cankd.openmmlab.losses", "cankd.openmmlab.published"],
+    ["cankd.openmmlab.compat"],
+    ["cankd.losses"],
+    ["cankd.functional", "cankd.utils"],
+]
