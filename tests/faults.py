@@ -1,6 +1,6 @@
 """What can be wrong with a command line, a configuration, a checkpoint or data, and what a user is told.
 
-tests/tools/test_faults.py tries each; ``python -m tests.faults`` writes docs/faults.md from the list.
+tests/openmmlab/commands/test_faults.py tries each; ``python -m tests.faults`` writes docs/faults.md from the list.
 """
 
 from __future__ import annotations
@@ -419,7 +419,7 @@ work dir. A checkpoint that contains code is not read. Each check can be switche
 ## Errors and their messages
 
 Every error below ends the tool with exit status 1 (2 for a wrong command line). The tables show a part of the last
-line that the tool prints. `tests/tools/test_faults.py` produces each of them; this page is written by
+line that the tool prints. `tests/openmmlab/commands/test_faults.py` produces each of them; this page is written by
 `python -m tests.faults`.
 """
 
