@@ -12,10 +12,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from cankd.openmmlab.analysis.confusion import _count, detection_confusion
-from cankd.utils.command_line import one_line_errors
 from cankd.utils.files import check_writable, whole
 from tests.conftest import ROOT
 from tests.in_process import call_tool
@@ -29,56 +27,6 @@ def refused(tool: str, *arguments) -> str:
     done = call_tool(tool, *arguments, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stdout, done.stdout
     return done.stdout.strip().splitlines()[-1]
-
-
-class Failing:
-    """A data set whose images are all absent."""
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> None:
-        raise FileNotFoundError("image: expected a.png. Check the path.")
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (ValueError("size: got 0."), "size: got 0."),
-        (FileNotFoundError(2, "No such file", "a.png"), "[Errno 2] No such file: 'a.png'"),
-        (KeyError("head.nme: got a key that is not known."), "head.nme: got a key that is not known."),
-        (ModuleNotFoundError("No module named 'onnx'"), "No module named 'onnx'"),
-    ],
-)
-def test_faults_of_the_input_end_with_their_message(error, message):
-    with pytest.raises(SystemExit) as ended, one_line_errors():
-        raise error
-    assert ended.value.code == message
-
-
-@pytest.mark.parametrize("error", [KeyError("head"), KeyError(3), KeyError(), TypeError("a fault of the program")])
-def test_faults_of_the_program_keep_their_traceback(error):
-    with pytest.raises(type(error)), one_line_errors():
-        raise error
-
-
-def test_an_error_in_a_worker_ends_with_its_own_message():
-    with pytest.raises(SystemExit) as ended, one_line_errors():
-        next(iter(DataLoader(Failing(), num_workers=1)))  # type: ignore[arg-type]
-    assert ended.value.code == "image: expected a.png. Check the path."
-
-
-@pytest.mark.parametrize("folder", ["file", "/proc"])
-def test_a_folder_that_cannot_be_written_to_is_an_error_of_the_system(folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("file").write_text("")
-    torch.save({"state_dict": {"architecture.a": torch.ones(1), "distiller.b": torch.ones(1)}}, "run.pth")
-    with pytest.raises(OSError), whole(Path(folder, "a.pth")) as part:
-        torch.save({}, part)
-    converters = "model_converters/convert_kd_ckpt_to_student.py", "model_converters/shrink_ckpt.py"
-    for tool, options in zip(converters, (["--out-path", folder], [f"{folder}/a.pth"])):
-        assert folder in refused(tool, "run.pth", *options)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run.pth"]
 
 
 @contextlib.contextmanager
@@ -205,3 +153,16 @@ def test_a_confusion_matrix_needs_test_data(tmp_path):
     predictions.write_bytes(pickle.dumps([{"img_id": 0}]))
     message = refused("analysis_tools/confusion_matrix.py", config, predictions, tmp_path / "out")
     assert "config.py has no test_dataloader.dataset" in message
+
+
+@pytest.mark.parametrize("folder", ["file", "/proc"])
+def test_a_folder_that_cannot_be_written_to_is_an_error_of_the_system(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    torch.save({"state_dict": {"architecture.a": torch.ones(1), "distiller.b": torch.ones(1)}}, "run.pth")
+    with pytest.raises(OSError), whole(Path(folder, "a.pth")) as part:
+        torch.save({}, part)
+    converters = "model_converters/convert_kd_ckpt_to_student.py", "model_converters/shrink_ckpt.py"
+    for tool, options in zip(converters, (["--out-path", folder], [f"{folder}/a.pth"])):
+        assert folder in refused(tool, "run.pth", *options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run.pth"]

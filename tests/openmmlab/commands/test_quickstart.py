@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from typing import Any
 
@@ -14,6 +16,7 @@ from cankd.openmmlab.checkpoint_files import load_checkpoint_file
 from tests.conftest import ROOT, free_port, relative_error, run_command
 from tests.demo import options_for
 from tests.in_process import call_tool
+from tests.processes import processes_of, wait_until
 
 
 @pytest.mark.slow
@@ -120,3 +123,17 @@ def test_slurm_gets_its_options_and_trains(mini_data, tmp_path):
 def test_slurm_says_how_it_is_called():
     done = run_command("bash", "tools/slurm_train.sh", "short", "a-job", check=False)
     assert done.returncode == 2 and "usage: bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_killed_quickstart_leaves_nothing_running(tmp_path):
+    sizes = [*("--iterations", "1000"), *("--train-images", "32"), *("--val-images", "4")]
+    command = [sys.executable, "tools/quickstart.py", "--out", str(tmp_path / "out"), "--data", str(tmp_path / "data")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, *sizes], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    logs = [tmp_path / "out" / name / "console.log" for name in ("student", "cankd")]
+    wait_until(lambda: all(log.is_file() and "Iter(train)" in log.read_text() for log in logs), 300)
+    assert len(processes_of(tmp_path)) == 3  # the quickstart and its two trainings
+    process.kill()
+    process.wait()
+    wait_until(lambda: not processes_of(tmp_path), 10)

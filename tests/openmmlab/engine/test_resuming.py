@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 import torch
@@ -20,12 +17,11 @@ from mmengine.hooks import CheckpointHook
 from cankd.openmmlab.checkpoint_files import UnsafeCheckpoint, load_checkpoint_file
 from cankd.openmmlab.configs import read_config
 from cankd.openmmlab.engine import Runner
-from cankd.openmmlab.engine.processes import end_with_launcher
 from cankd.openmmlab.engine.resuming import find_checkpoint
-from cankd.utils.files import is_alive, remove_leftovers
-from tests.conftest import ROOT, free_port, run_command
+from tests.conftest import free_port, run_command
 from tests.in_process import call_tool
 from tests.kill_runs import SAVE_BEST, differences, final, killed_runs, write_config
+from tests.processes import processes_of
 
 STEPS = 8
 
@@ -76,7 +72,7 @@ def test_two_processes_with_unequal_boxes_go_on_after_one_is_killed(config, mini
     command += ["--cfg-options", *options]
     environment: dict[str, Any] = dict(PORT=free_port(), OMP_NUM_THREADS="1")
     done = run_command(*command, check=False, timeout=300, KILL_AT="os.rename iter_4.pth now", **environment)
-    assert done.returncode != 0 and not _running(tmp_path)
+    assert done.returncode != 0 and not processes_of(tmp_path)
     done = run_command(*command, **environment)
     assert "resumed epoch: 0, iter: 2" in done.stdout
     checkpoint = load_checkpoint_file(tmp_path / "run" / f"iter_{STEPS}.pth")
@@ -192,56 +188,3 @@ def test_a_checkpoint_that_carries_code_is_not_passed_over(tmp_path):
     torch.save({"meta": Code()}, tmp_path / "iter_4.pth")
     with pytest.raises(UnsafeCheckpoint, match="iter_4.pth"):
         find_checkpoint(tmp_path)
-
-
-def test_only_what_dead_processes_left_is_removed(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    zombie = dead.pid
-    deadline = time.time() + 60
-    while is_alive(zombie):  # it ends, and nobody asks how
-        assert time.time() < deadline
-        time.sleep(0.05)
-    names = {"left": f"iter_2.pth.{zombie}.part", "living": f"iter_4.pth.{os.getpid()}.part", "other": "notes.part"}
-    for name in names.values():
-        (tmp_path / name).touch()
-    assert remove_leftovers(tmp_path) == [tmp_path / names["left"]]
-    assert {file.name for file in tmp_path.iterdir()} == {names["living"], names["other"]}
-    dead.wait()
-
-
-def _running(folder: Path) -> list[str]:
-    """The commands of the living processes that work in a folder."""
-    commands = [file.read_bytes().decode() for file in Path("/proc").glob("[0-9]*/cmdline")]
-    return [command for command in commands if str(folder) in command]
-
-
-def _wait(until: Callable[[], bool], seconds: float) -> None:
-    deadline = time.time() + seconds
-    while not until():
-        assert time.time() < deadline
-        time.sleep(0.1)
-
-
-@pytest.mark.slow
-def test_a_killed_quickstart_leaves_nothing_running(tmp_path):
-    sizes = [*("--iterations", "1000"), *("--train-images", "32"), *("--val-images", "4")]
-    command = [sys.executable, "tools/quickstart.py", "--out", str(tmp_path / "out"), "--data", str(tmp_path / "data")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, *sizes], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    logs = [tmp_path / "out" / name / "console.log" for name in ("student", "cankd")]
-    _wait(lambda: all(log.is_file() and "Iter(train)" in log.read_text() for log in logs), 300)
-    assert len(_running(tmp_path)) == 3  # the quickstart and its two trainings
-    process.kill()
-    process.wait()
-    _wait(lambda: not _running(tmp_path), 10)
-
-
-def test_a_worker_whose_launcher_has_ended_ends(monkeypatch):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    for launcher, status in ((os.getpid(), 0), (gone.pid, 1)):
-        monkeypatch.setenv("CANKD_LAUNCHER", str(launcher))
-        worker = multiprocessing.get_context("fork").Process(target=end_with_launcher)
-        worker.start()
-        worker.join()
-        assert worker.exitcode == status
-        gone.wait()
