@@ -132,7 +132,7 @@ class _InstanceNormMSE(torch.autograd.Function):
 
 
 def instance_norm_mse(x: Tensor, y: Tensor, eps: float = 1e-5) -> Tensor:
-    """Half the mean squared difference of two instance-normalised maps (CanKD, section 3.3).
+    """Computes half the mean squared difference of two instance-normalised maps (CanKD, section 3.3).
 
     Computes ``0.5 * mse_loss(instance_norm(x), instance_norm(y))`` in closed form: temporaries hold a
     few channels at a time, and only ``x``, ``y`` and per-channel statistics are kept for the backward

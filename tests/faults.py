@@ -191,7 +191,7 @@ TRAINING = [
     Fault(
         "a student with other channels than the teacher",
         TRAIN,
-        "expected the teacher's 64. To cure it, add a connector to the student's side",
+        "In the configuration, add a connector to the student's side of the mapping: dict(type='ConvModuleConnector'",
         "model = dict(architecture=dict(neck=dict(out_channels=32), bbox_head=dict(in_channels=32)))",
     ),
     Fault(

@@ -32,12 +32,19 @@ class CrossAttentionFusion(nn.Module):
         self.key = nn.Conv2d(in_channels, attention_channels, 1)
         self.value = nn.Conv2d(in_channels, in_channels, 1)
 
-    def forward(self, asking: Tensor, asked: Tensor) -> Tensor:
-        """Computes the fused map, (B, N, C) with N = H W, from the map that asks and the map that is asked."""
-        query = self.query(asking) * self.query.out_channels**-0.5
-        return softmax_attention(
-            *(part.flatten(2).transpose(1, 2) for part in (query, self.key(asked), self.value(asked)))
-        )
+    def forward(self, query_map: Tensor, key_map: Tensor) -> Tensor:
+        """Computes the fused map.
+
+        Args:
+            query_map: map that gives the queries, (B, C, H, W).
+            key_map: map that gives the keys and values, of the same shape.
+
+        Returns:
+            (B, N, C) with N = H W.
+        """
+        query = self.query(query_map) * self.query.out_channels**-0.5
+        parts = (query, self.key(key_map), self.value(key_map))
+        return softmax_attention(*(part.flatten(2).transpose(1, 2) for part in parts))
 
 
 def scaled_masks(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +105,7 @@ def overlap_ratio(masks: Tensor) -> Tensor:
 class ACAMKDLoss(nn.Module):
     """Feature distillation under masks that student and teacher make together at every step.
 
-    With F the fused map (:class:`CrossAttentionFusion`, the teacher asks), m^c (M x 1) and m^s
+    With F the fused map (:class:`CrossAttentionFusion`, with the teacher's queries), m^c (M x 1) and m^s
     (M x C) learnable selectors and d = (T - S)^2 (ACAM-KD, arXiv 2503.06307, section 3):
 
         M^c = sigmoid(m^c mean_n F_n)    M x C          M^s = sigmoid(m^s F^T)    M x N
@@ -124,8 +131,8 @@ class ACAMKDLoss(nn.Module):
         in_channels: C, channels of both maps.
         num_masks: M. Defaults to 6, as published for detection; 19, the classes, on Cityscapes.
         attention_channels: C_q of the fusion. Defaults to C // 2.
-        query: which side asks, ``teacher`` (default) or ``student``.
-        mask_source: what masks are made of: ``fusion`` (default); ``teacher``: the teacher's map
+        query: side that gives the queries, ``teacher`` (default) or ``student``.
+        mask_source: source of the masks: ``fusion`` (default); ``teacher``: the teacher's map
             alone, the selectors still learn; ``fixed_teacher``: the same, but the selectors stay as
             they were drawn, and there is no diversity loss because nothing could learn from it.
         channel_masks: whether there are channel masks. Defaults to True.
@@ -176,7 +183,7 @@ class ACAMKDLoss(nn.Module):
         check_choice("normalization", normalization, NORMALIZATIONS)
         check_choice("diversity", diversity, DIVERSITIES)
         self.in_channels = in_channels
-        self.teacher_asks = query == "teacher"
+        self.teacher_queries = query == "teacher"
         self.normalization = normalization
         self.diversity = diversity
         self.instance_norm = instance_norm
@@ -235,27 +242,28 @@ class ACAMKDLoss(nn.Module):
                 parts["diversity"] = self.diversity_weight * torch.stack(overlaps).sum()
             return parts
 
-    def masks(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+    def masks(self, s_feature: Tensor, t_feature: Tensor) -> dict[str, Tensor]:
         """Computes the masks of a pair of maps.
 
         Args:
-            student: student's map, (B, C, H, W), of the parameters' type.
-            teacher: teacher's map, of the same shape and type.
+            s_feature: the student's map, (B, C, H, W), of the parameters' type.
+            t_feature: the teacher's map, of the same shape and type.
 
         Returns:
             ``channel``, (B, M, C), and ``spatial``, (B, M, H W), unless switched off.
         """
-        return {name: logits.sigmoid() for name, logits in self.logits(student, teacher).items()}
+        return {name: logits.sigmoid() for name, logits in self.logits(s_feature, t_feature).items()}
 
-    def logits(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+    def logits(self, s_feature: Tensor, t_feature: Tensor) -> dict[str, Tensor]:
         """Computes the logits of the masks; arguments and shapes as for :meth:`masks`."""
         logits: dict[str, Tensor] = {}
         if self.channel_selectors is None and self.spatial_selectors is None:
             return logits
         if self.fusion is None:
-            fused = teacher.flatten(2).transpose(1, 2)
+            fused = t_feature.flatten(2).transpose(1, 2)
         else:
-            fused = self.fusion(teacher, student) if self.teacher_asks else self.fusion(student, teacher)
+            maps = (t_feature, s_feature) if self.teacher_queries else (s_feature, t_feature)
+            fused = self.fusion(*maps)
         if self.channel_selectors is not None:
             logits["channel"] = self.channel_selectors @ fused.mean(1, keepdim=True)
         if self.spatial_selectors is not None:

@@ -119,7 +119,7 @@ class NLKDINLoss(nn.Module):
     paper's weight mu multiplies the undivided mean, hence ``loss_weight = 2 * mu``.
 
     Args:
-        in_channels: C, channels of both maps. Give the student a connector if it has others.
+        in_channels: C, channels of both maps. A student's map with others needs a 1x1 convolution before the loss.
         inter_channels: C' inside the block. Defaults to C // 2.
         affinity: ``dot_product`` (default), ``gaussian``, ``embedded_gaussian``, ``concatenation``.
         pool_size: teacher-side max-pool: 1 (none), 2 (default), 4 or 8.

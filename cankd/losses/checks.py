@@ -13,10 +13,10 @@ def check_positive_int(name: str, value: object) -> None:
         value: value of the argument.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if the value is invalid.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}: got {value!r}, expected a positive integer. Change it in the loss's config.")
+        raise ValueError(f"{name}: got {value!r}, expected a positive integer. Change this argument of the loss.")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -28,7 +28,7 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         choices: allowed values.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if the value is invalid.
     """
     if value not in choices:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}.")
@@ -50,29 +50,30 @@ def check_maps(s_feature: Tensor, t_feature: Tensor, in_channels: int) -> None:
         if not isinstance(feature, Tensor):
             raise TypeError(
                 f"{side} feature: got {type(feature).__name__}, expected one tensor (B, C, H, W). "
-                "A recorder of several levels needs `data_idx` in loss_forward_mappings."
+                "Pass one level's map; several levels need a loss each."
             )
         if not feature.is_floating_point():
             raise TypeError(
                 f"{side} feature: got {feature.dtype}, expected a floating point map. "
-                "Check which module the recorder's `source` names."
+                "Pass the output of a layer that computes features."
             )
         shape = tuple(feature.shape)
         if feature.dim() != 4:
             raise ValueError(
-                f"{side} feature: got shape {shape}, expected 4 dimensions (B, C, H, W). Record a module "
-                "that puts out a map, not a sequence of tokens."
+                f"{side} feature: got shape {shape}, expected 4 dimensions (B, C, H, W). Pass the output "
+                "of a module that returns a map, not a sequence of tokens."
             )
     s_channels, t_channels = s_feature.shape[1], t_feature.shape[1]
     if t_channels != in_channels:
         raise ValueError(
             f"teacher feature: got {t_channels} channels in {tuple(t_feature.shape)}, expected in_channels="
-            f"{in_channels}. Set in_channels={t_channels} in the loss{_connector(s_channels, t_channels, ', and ')}."
+            f"{in_channels}. Set in_channels={t_channels} in the loss"
+            f"{'' if s_channels == t_channels else f', and {_widening(s_channels, t_channels)}'}."
         )
     if s_channels != t_channels:
         raise ValueError(
             f"student feature: got {s_channels} channels in {tuple(s_feature.shape)}, expected the teacher's "
-            f"{t_channels}{_connector(s_channels, t_channels, '. To cure it, ')}."
+            f"{t_channels}. To cure it, {_widening(s_channels, t_channels)}."
         )
     if s_feature.device != t_feature.device:
         raise ValueError(
@@ -82,17 +83,15 @@ def check_maps(s_feature: Tensor, t_feature: Tensor, in_channels: int) -> None:
     if s_feature.shape[0] != t_feature.shape[0]:
         raise ValueError(
             f"got batch {s_feature.shape[0]} (student) and {t_feature.shape[0]} (teacher), expected the same images on "
-            "both sides. Check `record_idx` in loss_forward_mappings."
+            "both sides. Pass the maps of one batch."
         )
 
 
-def _connector(s_channels: int, t_channels: int, link: str) -> str:
-    """Returns the advice to add a connector if the channels differ, else an empty text."""
-    if s_channels == t_channels:
-        return ""
+def _widening(s_channels: int, t_channels: int) -> str:
+    """Returns the advice how a student's map gets the teacher's number of channels."""
     return (
-        f"{link}add a connector to the student's side of the mapping: dict(type='ConvModuleConnector', "
-        f"in_channel={s_channels}, out_channel={t_channels}, norm_cfg=None, act_cfg=None)"
+        f"map the student's {s_channels} channels to {t_channels} before the loss, for example with "
+        f"torch.nn.Conv2d({s_channels}, {t_channels}, 1)"
     )
 
 
@@ -102,14 +101,14 @@ def check_equal_sizes(s_feature: Tensor, t_feature: Tensor, remedy: str = "") ->
     Args:
         s_feature: the student's map, (B, C, H, W).
         t_feature: the teacher's map, expected to have the same H x W.
-        remedy: advice that the error adds to picking other levels. Defaults to none.
+        remedy: further advice in the error, beside passing other levels. Defaults to none.
 
     Raises:
-        ValueError: if they differ.
+        ValueError: if the sizes differ.
     """
     s_size, t_size = tuple(s_feature.shape[2:]), tuple(t_feature.shape[2:])
     if s_size != t_size:
         raise ValueError(
-            f"got H x W {s_size} (student) and {t_size} (teacher), expected equal sizes. Pick levels "
-            f"of the same stride with `data_idx`{remedy}."
+            f"got H x W {s_size} (student) and {t_size} (teacher), expected equal sizes. Pass levels "
+            f"of the same stride{remedy}."
         )

@@ -36,6 +36,7 @@ class FeatureMSELoss(nn.Module):
         if s_feature.shape != t_feature.shape:
             raise ValueError(
                 f"got shapes {tuple(s_feature.shape)} (student) and {tuple(t_feature.shape)} (teacher), expected "
-                "equal ones. Pick levels of the same stride with `data_idx`, or add a connector for the channels."
+                "equal ones. Pass levels of the same stride, and map the student's channels to the teacher's, "
+                "for example with a 1x1 convolution."
             )
         return self.loss_weight * self.distance(s_feature, t_feature)

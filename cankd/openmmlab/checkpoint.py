@@ -1,4 +1,4 @@
-"""What a checkpoint holds: the parts of a distillation under their own names, and where its teacher is from."""
+"""Splits a checkpoint into student, teacher and distiller."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Checkpoint:
 
     @property
     def is_distillation(self) -> bool:
-        """Whether the checkpoint is a distillation's."""
+        """Returns whether the checkpoint is a distillation's."""
         others = (PREFIXES["teacher"], PREFIXES["distiller"])
         only_student = all(key.startswith((PREFIXES["student"], "data_preprocessor.")) for key in self.state_dict)
         return self.holds("student") and (only_student or any(key.startswith(others) for key in self.state_dict))
@@ -105,12 +105,12 @@ class Checkpoint:
 
     @property
     def dataset_meta(self) -> dict[str, Any] | None:
-        """Class names and palette of the training data, if the checkpoint has them."""
+        """Returns class names and palette of the training data, if the checkpoint has them."""
         return self.meta.get("dataset_meta")
 
     @property
     def teacher_name(self) -> str | None:
-        """File or URL of the teacher that a distillation was trained with, if the checkpoint tells."""
+        """Returns file or URL of the teacher of a distillation, if the checkpoint names it."""
         in_config = re.search(r"teacher_ckpt\s*=\s*['\"]([^'\"]+)", str(self.meta.get("cfg", "")))
         return self.meta.get("teacher_ckpt") or (in_config.group(1) if in_config else None)
 

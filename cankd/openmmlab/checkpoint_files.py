@@ -50,7 +50,7 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
         "--trust-checkpoints",
         nargs=0,
         action=Trust,
-        help="also read checkpoints that carry code, which then runs; only for files whose origin you know",
+        help="also read checkpoints that contain code; that code is run, so only for files whose origin you know",
     )
 
 
@@ -65,7 +65,7 @@ def keep_what_is_read() -> None:
 
 
 def release_what_was_read() -> None:
-    """Releases what :func:`keep_what_is_read` has kept, and keeps nothing any more."""
+    """Releases the content that :func:`keep_what_is_read` has kept, and stops keeping it."""
     global _kept
     _kept = None
 

@@ -1,4 +1,4 @@
-"""Reads configurations and answers what they describe."""
+"""Reads configurations and queries them."""
 
 from __future__ import annotations
 

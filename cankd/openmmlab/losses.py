@@ -1,4 +1,4 @@
-"""Registers the losses of :mod:`cankd.losses` in mmrazor's ``MODELS``, fitted to what configurations hand them."""
+"""Registers the losses in mmrazor's ``MODELS`` and adapts their inputs to mmdet's data samples."""
 
 from __future__ import annotations
 

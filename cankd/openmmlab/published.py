@@ -1,6 +1,6 @@
-"""The names, arguments and checkpoint keys of the published CanKD code, mapped onto ours.
+"""Maps the published names, arguments and checkpoint keys onto those of this package.
 
-Configurations and checkpoints made with that code (repository tori-hotaru/CanKD) run
+Configurations and checkpoints made with the published code (repository tori-hotaru/CanKD) run
 unchanged; nothing else in this package knows its names.
 """
 

@@ -1,4 +1,4 @@
-"""Listens to models while they run: hooks on modules and methods, and mmrazor's recorders."""
+"""Records inputs, outputs and calls of modules, by hooks of PyTorch and by mmrazor's recorders."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def recorded_calls(owner: Any, method: str) -> Iterator[list[tuple[tuple, Any]]]
 
 
 def watch_calls(modules: Mapping[str, nn.Module], until: nn.Module, then: Callable[[set[str]], None]) -> None:
-    """Notes which modules are called before another one is, once.
+    """Collects the modules that are called before the first call of ``until``.
 
     Args:
         modules: name -> module to watch.
@@ -150,7 +150,7 @@ class _WatchedBuffer(list):
 
 
 def watch_records(recorder: BaseRecorder, after_record: Callable[[], None]) -> None:
-    """Has a recorder call a function after each record, from its next reset on.
+    """Makes a recorder call a function after each record, from its next reset on.
 
     Args:
         recorder: recorder that appends its records.

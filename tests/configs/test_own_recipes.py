@@ -175,7 +175,7 @@ def _built(config: dict, arguments: dict[str, Any]) -> None:
     loss = MODELS.build(config)
     assert loss.diversity == "ratio" and (loss.distill_weight, loss.diversity_weight) == (1, 1)
     assert loss.normalization == "weights" and not loss.instance_norm
-    assert loss.teacher_asks == (arguments.get("query") != "student")
+    assert loss.teacher_queries == (arguments.get("query") != "student")
     assert (loss.fusion is not None) == ("mask_source" not in arguments)
     assert loss.learns == (arguments.get("mask_source") != "fixed_teacher")
     for kind in ("channel", "spatial"):

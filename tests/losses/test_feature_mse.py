@@ -17,5 +17,5 @@ def test_is_the_loss_without_its_block():
 
 
 def test_other_shapes_are_refused():
-    with pytest.raises(ValueError, match="add a connector"):
+    with pytest.raises(ValueError, match="1x1 convolution"):
         FeatureMSELoss()(torch.zeros(1, 4, 6, 6), torch.zeros(1, 8, 6, 6))

@@ -36,8 +36,32 @@ def compute_losses(distiller: ConfigurableDistiller) -> dict[str, Tensor]:
                 with torch.no_grad():
                     distiller.distill_losses[name](**inputs)
             except Exception as error:
-                raise ValueError(f"distill_losses.{name}: {error}") from error
+                raise ValueError(f"distill_losses.{name}: {error}{_advice(mappings, inputs)}") from error
         raise
+
+
+def _advice(mappings: dict[str, dict[str, Any]], inputs: dict[str, Any]) -> str:
+    """Returns what to change in the configuration if the first map of the student and of the teacher do not fit."""
+    maps: list[Any] = [
+        next((inputs[key] for key, record in mappings.items() if record["from_student"] is from_student), None)
+        for from_student in (True, False)
+    ]
+    if not all(isinstance(feature, Tensor) for feature in maps):
+        return " In loss_forward_mappings, `data_idx` picks one of several levels."
+    if not all(feature.is_floating_point() and feature.dim() == 4 for feature in maps):
+        return " The recorder's `source` names the module."
+    (s_batch, s_channels, *s_size), (t_batch, t_channels, *t_size) = (feature.shape for feature in maps)
+    if s_channels != t_channels:
+        return (
+            " In the configuration, add a connector to the student's side of the mapping: "
+            f"dict(type='ConvModuleConnector', in_channel={s_channels}, out_channel={t_channels}, norm_cfg=None, "
+            "act_cfg=None)."
+        )
+    if s_batch != t_batch:
+        return " In loss_forward_mappings, `record_idx` picks one of several calls."
+    if s_size != t_size:
+        return " In loss_forward_mappings, `data_idx` picks the level."
+    return ""
 
 
 def _read_record(distiller: ConfigurableDistiller, mapping: str, record: dict[str, Any]) -> Any:

@@ -176,4 +176,5 @@ def refuse_installations() -> None:
                 f"a config names the package {package!r}, which is not installed. Install it, or correct the config."
             )
 
+    # mmengine has no public switch: its hub calls this function for every package that a configuration names.
     mmengine.hub.hub.install_package = refuse

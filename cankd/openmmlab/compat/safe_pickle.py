@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _codecs
+import _codecs  # private, but checkpoints name it: pickle writes bytes as a call of its encode()
 import inspect
 import pickle
 import re
@@ -45,10 +45,8 @@ def _checkpoint_globals() -> dict[str, Any]:
     items += [item for item in vars(param_scheduler).values() if inspect.isclass(item)]
     items += {type(np.dtype(kind)) for kind in "fdlqi?"}
     names = {f"{item.__module__}.{item.__qualname__}": item for item in items}
-    for package in (
-        "numpy.core",
-        "numpy._core",
-    ):  # the files hold private names; either numpy reads the other's
+    # The files hold private names; either numpy reads the other's.
+    for package in ("numpy.core", "numpy._core"):
         names[f"{package}.multiarray._reconstruct"] = multiarray._reconstruct
         names[f"{package}.multiarray.scalar"] = multiarray.scalar
     names["builtins.getattr"] = _method_of_known_class
@@ -66,7 +64,7 @@ def register_safe_globals() -> None:
         torch.serialization.add_safe_globals([(item, name) for name, item in _checkpoint_globals().items()])
 
 
-# What torch's restricted unpickler says of such a name, among the other things that can be wrong with a file.
+# Messages of torch's unpickler that mean a forbidden name; others mean a broken file.
 _UNSAFE = re.compile("GLOBAL|unrecognized function|allowlisted|is not allowed in a checkpoint")
 
 

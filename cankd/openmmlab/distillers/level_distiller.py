@@ -37,8 +37,8 @@ def long_form(
         teacher_source: module of the teacher where it differs from ``source``.
         connector: configuration of a module (or of a list of modules, one after the other) that maps the student's
             map before the loss, one for each level, named ``<name><level>``. Defaults to none.
-        student_connector: the same, named ``Student<level>``, for methods that transform both sides.
-        teacher_connector: configuration of what maps the teacher's map, named ``Teacher<level>``.
+        student_connector: connector of the student's map where both sides have one, named ``Student<level>``.
+        teacher_connector: connector of the teacher's map, named ``Teacher<level>``.
         extra_inputs: further arguments of the loss, argument -> mmrazor's ``dict(recorder=..., from_student=...)``.
         parts: whether the loss returns several named parts, as FGD and ACAM-KD do. Defaults to False.
 
@@ -113,7 +113,7 @@ LONG_KEYS = (*list(inspect.signature(ConfigurableDistiller.__init__).parameters)
 
 
 def is_short_form(distiller: Mapping[str, Any]) -> bool:
-    """Whether a distiller's configuration has the short form, possibly with keys of the long form beside it."""
+    """Returns whether a distiller's configuration has the short form, possibly with keys of the long form beside it."""
     return _is_level_distiller(distiller.get("type")) or {"source", "loss"} <= set(distiller)
 
 

@@ -1,4 +1,4 @@
-"""Losses that consist of named parts."""
+"""Distiller for losses that return several named parts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class PartsDistiller(ConfigurableDistiller):
 
     A loss ``loss_fpn0`` that returns ``dict(foreground=..., background=...)`` is logged as
     ``distill.loss_fpn0.foreground`` and ``distill.loss_fpn0.background``; the parts are added up
-    like any other losses. mmrazor's own distiller refuses such a loss. Everything else, and every
-    other loss, is as there.
+    like any other losses. mmrazor's own distiller refuses such a loss. Everything else behaves as
+    in ``ConfigurableDistiller``.
     """
 
     def compute_distill_losses(self) -> dict[str, Tensor]:

@@ -76,7 +76,7 @@ def check_top_level(cfg: Config) -> None:
         cfg: configuration to check.
 
     Raises:
-        ValueError: for such a key.
+        ValueError: for a misspelt key.
     """
     for key in cfg:
         near = key not in TOP_LEVEL_KEYS and _near(key, TOP_LEVEL_KEYS, cutoff=0.92)

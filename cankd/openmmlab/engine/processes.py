@@ -14,7 +14,7 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def end_with_parent() -> None:
-    """Has Linux kill this process when the one that started it ends for any reason; does nothing on other systems.
+    """Ends this process when its parent ends, for any reason (Linux only).
 
     As ``preexec_fn`` of a ``Popen`` it holds for the program that is started.
     """

@@ -44,11 +44,11 @@ def find_checkpoint(work_dir: str | Path) -> tuple[str, dict[str, Any]] | None:
         except UnsafeCheckpoint:
             raise
         except (FileNotFoundError, ValueError) as error:
-            _warn(f"passes over a checkpoint. {error}")
+            _warn(f"a checkpoint is skipped. {error}")
             continue
         if holds_run(checkpoint):
             return str(file), checkpoint["meta"]
-        _warn(f"passes over {file}, which holds no run's state.")
+        _warn(f"{file} is skipped: it holds no run's state.")
     return None
 
 

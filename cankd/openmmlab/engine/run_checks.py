@@ -245,6 +245,7 @@ class FiniteLossHook(Hook):
             if not self._skip_now:
                 update_params(*args, **kwargs)
 
+        # On the instances: mmengine has no hook between the losses and the step, and only this run's are wrapped.
         model.parse_losses = parse_and_check
         if self.skip:
             optim_wrapper.update_params = update_unless_skipped

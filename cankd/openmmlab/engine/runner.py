@@ -48,7 +48,7 @@ class Runner(mmengine.runner.Runner):
     each file once.
     """
 
-    # mmengine's, private: nothing public tells or sets what a run that resumes goes on from.
+    # Private: mmengine has no public attribute for the checkpoint that a run resumes from.
     _resume: bool
     _load_from: str | None
 
