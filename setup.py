@@ -8,7 +8,11 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 root = Path(__file__).parent
-configs = [file for file in Path("configs").rglob("*") if file.is_file() and file.parent.name != "__pycache__"]
+configs = [
+    file.relative_to(root)
+    for file in (root / "configs").rglob("*")
+    if file.is_file() and file.parent.name != "__pycache__"
+]
 
 
 class BuildWithConfigs(build_py):
@@ -23,7 +27,7 @@ class BuildWithConfigs(build_py):
         for file in configs:
             target = mim / file
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
+            shutil.copyfile(root / file, target)
         (mim / "model-index.yml").write_text("Import: []\n")
 
     def get_source_files(self):
@@ -41,8 +45,8 @@ setup(
     packages=find_packages(include=["cankd", "cankd.*"]),
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["cankd = cankd.__main__:main"]},
-    # torch and the OpenMMLab libraries are found, not required: see requirements.txt.
-    install_requires=["numpy>=1.21", "matplotlib>=3.5"],
+    # torch and the OpenMMLab libraries are found, not required: see requirements.txt. The losses need only torch.
+    extras_require={"openmmlab": ["numpy>=1.21", "matplotlib>=3.5"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",

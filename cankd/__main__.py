@@ -9,11 +9,12 @@ from typing import Sequence
 
 from cankd.utils.command_line import one_line_errors
 
-# Name -> module in cankd.openmmlab.commands, its function, what it does. The modules are imported when they are
-# called, as the OpenMMLab libraries take seconds to import.
+# Name -> module (in cankd.openmmlab.commands, if it is no full name), its function, what it does. The modules are
+# imported when they are called, as the OpenMMLab libraries take seconds to import.
 COMMANDS = {
     "train": ("train", "main", "train a distillation, or any model"),
     "test": ("test", "main", "evaluate a student out of a distillation, or any model"),
+    "launch": ("cankd.utils.launch", "main", "train or test with several processes"),
     "convert": ("convert_checkpoint", "main", "cut the student out of a distillation checkpoint"),
     "shrink": ("convert_checkpoint", "shrink", "keep a checkpoint's weights alone, in half precision"),
     "export": ("export_student", "main", "export a student as ONNX, checked against torch"),
@@ -35,6 +36,12 @@ COMMANDS = {
     "make-quickstart-data": ("make_quickstart_data", "main", "generate the quickstart's data"),
     "make-gallery-data": ("make_gallery_data", "main", "generate small segmentation and classification data"),
 }
+
+
+def module_of(name: str) -> str:
+    """Returns the full name of a command's module."""
+    module = COMMANDS[name][0]
+    return module if "." in module else f"cankd.openmmlab.commands.{module}"
 
 
 def help_text() -> str:
@@ -61,10 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         expected = f"one like {', '.join(near)}" if near else "one that `cankd --help` lists"
         sys.stderr.write(f"cankd: got the command {name!r}, expected {expected}.\n")
         sys.exit(2)
-    module, function, _ = COMMANDS[name]
     sys.argv[:] = [f"cankd {name}", *arguments]  # what usage texts and reports name
     with one_line_errors():  # of a missing library, too
-        run = getattr(importlib.import_module(f"cankd.openmmlab.commands.{module}"), function)
+        run = getattr(importlib.import_module(module_of(name)), COMMANDS[name][1])
     run(arguments)
 
 

@@ -6,4 +6,4 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/python.sh"
 config=$1 checkpoint=$2 gpus=$3
 shift 3
-launch "$gpus" test.py "$config" "$checkpoint" "$@"
+launch "$gpus" test "$config" "$checkpoint" "$@"

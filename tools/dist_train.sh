@@ -7,4 +7,4 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/python.sh"
 config=$1 gpus=$2
 shift 2
-launch "$gpus" train.py "$config" "$@"
+launch "$gpus" train "$config" "$@"

@@ -1,4 +1,4 @@
-"""torchrun that leaves the last word to the process that failed."""
+"""Trains or tests with several processes."""
 
 from cankd.utils.launch import main
 

@@ -18,7 +18,7 @@ from typing import Any, Iterable, Sequence
 
 import yaml
 
-from cankd.__main__ import COMMANDS
+from cankd.__main__ import COMMANDS, module_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "logfile" / "quickstart"
@@ -104,12 +104,12 @@ def commands_table() -> str:
     """Each command with the script that runs the same function."""
     scripts = {}
     for file in sorted((ROOT / "tools").rglob("*.py")):
-        found = re.search(r"from cankd\.openmmlab\.commands\.(\w+) import (\w+)", file.read_text(encoding="utf-8"))
+        found = re.search(r"from (cankd\.[\w.]+) import (\w+)\n", file.read_text(encoding="utf-8"))
         if found:
             scripts[found.groups()] = file.relative_to(ROOT).as_posix()
     rows = [
-        [f"`cankd {name}`", f"`{scripts[module, function]}`", description]
-        for name, (module, function, description) in COMMANDS.items()
+        [f"`cankd {name}`", f"`{scripts[module_of(name), function]}`", description]
+        for name, (_, function, description) in COMMANDS.items()
     ]
     return markdown(["command", "script", "what it does"], rows)
 

@@ -83,7 +83,7 @@ class Checkpoint:
             return self.tensors(part)
         if part != "student":
             raise ValueError(
-                f"the checkpoint holds no {part}. Give one that a distillation run of tools/train.py wrote."
+                f"the checkpoint holds no {part}. Give one that a distillation run of `cankd train` wrote."
             )
         some = ", ".join(list(self.state_dict)[:3]) or "none"
         raise ValueError(

@@ -118,7 +118,7 @@ def _read(file: str | Path | BinaryIO, name: str | Path) -> dict[str, Any]:
     except Exception as error:
         raise ValueError(
             f"{name}: cannot be read as a checkpoint of tensors and plain values ({type(error).__name__}). Give a "
-            "whole .pth file that tools/train.py wrote."
+            "whole .pth file that `cankd train` wrote."
         ) from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{name}: got a {type(checkpoint).__name__}, expected a checkpoint (a dict).")

@@ -84,7 +84,7 @@ def load_teacher(teacher: BaseModule, name: str) -> None:
     if checkpoint.is_distillation:
         raise ValueError(
             f"teacher_ckpt: {name} is a distillation's checkpoint, expected a model's own. Convert it with "
-            "tools/model_converters/convert_kd_ckpt_to_student.py first."
+            "`cankd convert` first."
         )
     if not any_fits(weights, teacher):
         raise ValueError(

@@ -285,5 +285,5 @@ def _check_source(model: nn.Module, recorder: Mapping[str, Any], name: str) -> N
         raise ValueError(
             f"recorder {name!r}: got source={recorder.get('source')!r}, which the model does not have; the nearest are "
             f"{nearest_names(str(recorder.get('source')), [key for key in there if key])}. "
-            "tools/list_modules.py CONFIG lists all."
+            "`cankd list-modules CONFIG` lists all."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import sys
 from typing import Callable, Iterator
 
@@ -18,6 +19,17 @@ def at_least(least: int) -> Callable[[str], int]:
         return value
 
     return integer
+
+
+def command_parser(text: str | None) -> argparse.ArgumentParser:
+    """Returns a parser whose help is a command's whole docstring.
+
+    Args:
+        text: the docstring. Where the command runs as ``cankd NAME``, that stands for the path of its script.
+    """
+    if sys.argv[0].startswith("cankd "):
+        text = re.sub(r"python tools/\S+\.py", sys.argv[0], text or "")
+    return argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 @contextlib.contextmanager

@@ -22,11 +22,11 @@ run=work_dirs/quickstart
 student=($demo/quickstart_student.py $run/student/iter_1200.pth)
 cankd=($demo/quickstart_cankd.py $run/cankd/iter_1200.pth)
 scene=data/quickstart/val/00003.png
-"$PYTHON" $vis/feature_visualization.py $scene "${student[0]}" $vis/vis_configs/fpn_from_p2_feature_visualization.py \
+"$PYTHON" $vis/feature_visualization.py $scene "${student[0]}" configs/vis/fpn_from_p2_feature_visualization.py \
   "${student[1]}" --panel --use-norm --title "student alone" --model "with CanKD" "${cankd[@]}" \
   --teacher teacher "${cankd[@]}" --out-file "$out/features.png"
 "$PYTHON" $vis/feature_diff_visualization.py $scene "${cankd[0]}" "${cankd[0]}" \
-  $vis/vis_configs/fpn_from_p2_feature_diff_visualization.py "${cankd[1]}" "${cankd[1]}" --roles student teacher \
+  configs/vis/fpn_from_p2_feature_diff_visualization.py "${cankd[1]}" "${cankd[1]}" --roles student teacher \
   --titles "with CanKD" teacher --panel --use-norm --out-file "$out/difference.png"
 "$PYTHON" $vis/predictions.py data/quickstart/val/000{03,11}.png --ground-truth --model "student alone" "${student[@]}" \
   --model "with CanKD" "${cankd[@]}" --teacher teacher "${cankd[@]}" --out-file "$out/boxes.png"

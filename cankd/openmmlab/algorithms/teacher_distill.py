@@ -114,5 +114,5 @@ class TeacherDistill(SingleTeacherDistill):
                 near = difflib.get_close_matches(recorder.source, modules, n=3) or list(dict(model.named_children()))
                 raise ValueError(
                     f"distiller.{side}_recorders.{name}: got source={recorder.source!r}, expected a module of the "
-                    f"{side} like {', '.join(near)}. Correct it; tools/list_modules.py lists all of them."
+                    f"{side} like {', '.join(near)}. Correct it; `cankd list-modules` lists all of them."
                 ) from error

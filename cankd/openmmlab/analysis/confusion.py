@@ -1,4 +1,4 @@
-"""Computes confusion matrices of predictions that ``tools/test.py --out`` wrote."""
+"""Computes confusion matrices of predictions that ``cankd test --out`` wrote."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def load_predictions(path: str | Path) -> list[dict[str, Any]]:
     """Reads a file of predictions. Unpickling runs code that a file may carry: open only your own.
 
     Args:
-        path: file that ``tools/test.py --out`` wrote.
+        path: file that ``cankd test --out`` wrote.
 
     Returns:
         One dict for each image.
@@ -31,10 +31,10 @@ def load_predictions(path: str | Path) -> list[dict[str, Any]]:
         with open(path, "rb") as file:
             predictions = pickle.load(file)
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError) as error:
-        raise ValueError(f"{path}: cannot be read as a pickle. Give a file that tools/test.py --out wrote.") from error
+        raise ValueError(f"{path}: cannot be read as a pickle. Give a file that `cankd test --out` wrote.") from error
     if not (isinstance(predictions, list) and predictions and all(isinstance(sample, dict) for sample in predictions)):
         raise ValueError(
-            f"{path}: expected a list of one dict for each image. Give a file that tools/test.py --out wrote."
+            f"{path}: expected a list of one dict for each image. Give a file that `cankd test --out` wrote."
         )
     return predictions
 
@@ -144,7 +144,7 @@ def _label(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     if len(labels) < 2:
         raise ValueError(
             f"predictions: got {', '.join(sample)}, expected pred_instances (detection), pred_sem_seg (segmentation) "
-            "or pred_label (classification) with the truth. Give a file that tools/test.py --out wrote."
+            "or pred_label (classification) with the truth. Give a file that `cankd test --out` wrote."
         )
     return labels[0], labels[1]
 

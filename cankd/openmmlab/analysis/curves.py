@@ -34,7 +34,7 @@ def find_scalars(run: str | Path) -> list[Path]:
     files = sorted([*run.glob("*/vis_data/scalars.json"), *run.glob("vis_data/scalars.json")])
     if not files:
         raise FileNotFoundError(
-            f"run: got {run}, expected a scalars.json or a work dir that tools/train.py wrote "
+            f"run: got {run}, expected a scalars.json or a work dir that `cankd train` wrote "
             "(with <time>/vis_data/scalars.json). Check the path."
         )
     return files

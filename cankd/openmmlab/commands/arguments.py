@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
-import sys
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Sequence
 
@@ -18,7 +16,7 @@ from cankd.openmmlab.compat import module_of
 from cankd.openmmlab.configs import read_config, repo_of
 from cankd.openmmlab.loading import load_distiller, load_model
 from cankd.openmmlab.visualization.features import CHANNEL_REDUCTIONS, FeatureRecorder
-from cankd.utils.command_line import at_least
+from cankd.utils.command_line import at_least, command_parser
 
 DEFAULT_OUT = "work_dirs/visualizations"
 
@@ -45,17 +43,6 @@ class LoadedModel(NamedTuple):
     model: BaseModel
     cfg: Config
     checkpoint: Checkpoint
-
-
-def command_parser(text: str | None) -> argparse.ArgumentParser:
-    """Returns a parser whose help is a command's whole docstring.
-
-    Args:
-        text: the docstring. Where the command runs as ``cankd NAME``, that stands for the path of its script.
-    """
-    if sys.argv[0].startswith("cankd "):
-        text = re.sub(r"python tools/\S+\.py", sys.argv[0], text or "")
-    return argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def image_parser(text: str | None) -> argparse.ArgumentParser:

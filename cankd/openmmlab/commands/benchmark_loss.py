@@ -35,8 +35,7 @@ from cankd.openmmlab.analysis.benchmark_loss import (
     measure_rates,
     table,
 )
-from cankd.openmmlab.commands.arguments import command_parser
-from cankd.utils.command_line import at_least, one_line_errors
+from cankd.utils.command_line import at_least, command_parser, one_line_errors
 from cankd.utils.files import write_text
 
 

@@ -26,9 +26,9 @@ import torch
 
 from cankd.openmmlab.analysis.benchmark import environment, headline, in_own_process, joined
 from cankd.openmmlab.analysis.benchmark_step import ALGORITHMS, STEPS, check, check_config, measure_one, table
-from cankd.openmmlab.commands.arguments import KeyValues, command_parser
+from cankd.openmmlab.commands.arguments import KeyValues
 from cankd.openmmlab.configs import read_config
-from cankd.utils.command_line import at_least, one_line_errors
+from cankd.utils.command_line import at_least, command_parser, one_line_errors
 from cankd.utils.files import write_text
 
 

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Sequence
 
 from cankd.openmmlab.analysis.complexity import loss_costs, model_cost
-from cankd.openmmlab.commands.arguments import command_parser
 from cankd.openmmlab.configs import is_distillation_config, read_config, repo_of
 from cankd.openmmlab.loading import ROLES
-from cankd.utils.command_line import one_line_errors
+from cankd.utils.command_line import command_parser, one_line_errors
 from cankd.utils.files import write_text
 
 # Supplement, Table 5, for 2 x 256 x 64 x 64: FLOPs in G and parameters in M.

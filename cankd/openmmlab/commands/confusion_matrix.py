@@ -2,7 +2,7 @@
 
 python tools/analysis_tools/confusion_matrix.py CONFIG PREDICTIONS.pkl SAVE_DIR [--compare OTHER.pkl] [--names A B]
 
-PREDICTIONS is what `tools/test.py CONFIG CHECKPOINT --out PREDICTIONS.pkl` wrote for a detector, a
+PREDICTIONS is what `cankd test CONFIG CHECKPOINT --out PREDICTIONS.pkl` wrote for a detector, a
 segmenter or a classifier. Writes SAVE_DIR/confusion_matrix.png, rows in percent of the true class,
 and the counts as SAVE_DIR/confusion_matrix_NAME.csv.
 """
@@ -19,18 +19,18 @@ from typing import Sequence
 from mmengine.registry import DATASETS
 
 from cankd.openmmlab.analysis.confusion import BACKGROUND, confusion_matrix, load_predictions, row_percentages
-from cankd.openmmlab.commands.arguments import KeyValues, command_parser
+from cankd.openmmlab.commands.arguments import KeyValues
 from cankd.openmmlab.compat import quiet_imports
 from cankd.openmmlab.configs import in_scope, read_config, test_dataset
 from cankd.openmmlab.visualization.matrices import Matrix, draw_matrices
-from cankd.utils.command_line import one_line_errors
+from cankd.utils.command_line import command_parser, one_line_errors
 from cankd.utils.files import write_text
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("config", help="configuration whose test data was predicted")
-    parser.add_argument("predictions", help="pickle of tools/test.py --out")
+    parser.add_argument("predictions", help="pickle that `cankd test --out` wrote")
     parser.add_argument("save_dir", type=Path, help="folder to write to")
     parser.add_argument("--compare", help="a second model's pickle, drawn beside the first, with the difference")
     parser.add_argument("--names", nargs="+", help="of the models; the names of the files by default")

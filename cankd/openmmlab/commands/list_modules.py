@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 from typing import Dict, Sequence, Tuple
 
-from cankd.openmmlab.commands.arguments import KeyValues, command_parser
+from cankd.openmmlab.commands.arguments import KeyValues
 from cankd.openmmlab.commands.running import tool_errors
 from cankd.openmmlab.configs import is_distillation_config, read_config, repo_of
 from cankd.openmmlab.inference import noise_batch
 from cankd.openmmlab.loading import ROLES, build_model
 from cankd.openmmlab.recording import OutputIndex, module_shapes
-from cankd.utils.command_line import at_least
+from cankd.utils.command_line import at_least, command_parser
 
 Shape = Tuple[int, ...]
 SAME_SIZE = ("fits", "connector")

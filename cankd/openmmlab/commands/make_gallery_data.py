@@ -14,10 +14,9 @@ from typing import Sequence
 import numpy as np
 from sklearn.datasets import load_digits
 
-from cankd.openmmlab.commands.arguments import command_parser
 from cankd.openmmlab.scenes import PHOTOGRAPHS, draw_scene, load_photographs
 from cankd.openmmlab.visualization.images import write_image
-from cankd.utils.command_line import at_least, one_line_errors
+from cankd.utils.command_line import at_least, command_parser, one_line_errors
 
 MARGIN = 3  # pixels around a digit that is cut out
 

@@ -17,10 +17,9 @@ import cv2
 import numpy as np
 from sklearn.datasets import load_digits
 
-from cankd.openmmlab.commands.arguments import command_parser
 from cankd.openmmlab.scenes import PHOTOGRAPHS, SIZE, draw_scene, load_photographs
 from cankd.openmmlab.visualization.images import write_image
-from cankd.utils.command_line import at_least, one_line_errors
+from cankd.utils.command_line import at_least, command_parser, one_line_errors
 from cankd.utils.files import write_text
 
 Scene = Tuple[np.ndarray, List[Tuple[int, List[int]]]]

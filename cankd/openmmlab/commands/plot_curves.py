@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Sequence
 
 from cankd.openmmlab.analysis.curves import find_scalars, read_curves, to_csv
-from cankd.openmmlab.commands.arguments import command_parser
 from cankd.openmmlab.visualization.charts import draw_chart_grid
-from cankd.utils.command_line import one_line_errors
+from cankd.utils.command_line import command_parser, one_line_errors
 from cankd.utils.files import write_text
 
 # The accuracy of a detector, a segmenter, a classifier, and every loss.

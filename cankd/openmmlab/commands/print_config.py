@@ -12,9 +12,10 @@ from __future__ import annotations
 import argparse
 from typing import Any, Sequence
 
-from cankd.openmmlab.commands.arguments import KeyValues, command_parser
+from cankd.openmmlab.commands.arguments import KeyValues
 from cankd.openmmlab.commands.running import tool_errors
 from cankd.openmmlab.config_sources import Sources, resolve, resolved_text
+from cankd.utils.command_line import command_parser
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

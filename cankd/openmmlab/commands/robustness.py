@@ -24,10 +24,9 @@ from mmengine.dist import is_main_process
 
 from cankd.openmmlab.analysis.robustness import GROUPS, find_metric, select_corruptions
 from cankd.openmmlab.analysis.robustness_study import StudiedModel, missing_pairs, read_state, summaries
-from cankd.openmmlab.commands.arguments import command_parser
 from cankd.openmmlab.commands.running import add_run_arguments, leave_process_group, load_config, run_errors
 from cankd.openmmlab.visualization.matrices import Matrix, draw_matrices
-from cankd.utils.command_line import at_least
+from cankd.utils.command_line import at_least, command_parser
 from cankd.utils.files import whole, write_text
 
 

@@ -32,8 +32,8 @@ from cankd.utils.command_line import one_line_errors
 # Launcher -> what it sets for each process, and what starts it.
 LAUNCHERS = {
     "none": ("", ""),
-    "pytorch": ("RANK", "tools/dist_train.sh"),
-    "slurm": ("SLURM_PROCID", "tools/slurm_train.sh"),
+    "pytorch": ("RANK", "cankd launch"),
+    "slurm": ("SLURM_PROCID", "srun"),
     "mpi": ("OMPI_COMM_WORLD_LOCAL_RANK", "mpirun"),
 }
 

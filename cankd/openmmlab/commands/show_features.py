@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         [--panel --title student --model distilled CONFIG CKPT --teacher teacher CONFIG CKPT]
 
     One picture for each image and map. With --panel one for each image: models as rows, maps as columns,
-    each column on one colour scale. VIS_CONFIG holds `recorders` and `mappings`.
+    each column on one colour scale. VIS_CONFIG holds `recorders` and `mappings`;
+    cankd::vis/fpn_feature_visualization.py and its neighbours are shipped.
     """
     args = parse_features(argv)
     images = list_images(args.img)

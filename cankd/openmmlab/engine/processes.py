@@ -26,7 +26,7 @@ def end_with_launcher() -> None:
     """Ends this process with torch's launcher that started it, also if the launcher has ended already.
 
     Raises:
-        SystemExit: if the launcher that ``tools/python.sh`` named in ``CANKD_LAUNCHER`` has ended.
+        SystemExit: if the launcher that ``cankd launch`` named in ``CANKD_LAUNCHER`` has ended.
     """
     end_with_parent()
     launcher = os.environ.get("CANKD_LAUNCHER")

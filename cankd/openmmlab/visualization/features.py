@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from cankd.openmmlab.compat import own_config
 from cankd.openmmlab.inference import prepare
 from cankd.openmmlab.recording import ModelRecorder
 from cankd.openmmlab.visualization.panels import Boxes, View, feature_energy
@@ -79,7 +80,7 @@ def read_vis_config(path: str | Path, keys: Sequence[str]) -> Config:
     """Reads a configuration of recorders and mappings.
 
     Args:
-        path: configuration file.
+        path: configuration file, or ``cankd::vis/...`` for one that cankd ships.
         keys: keys that it must have.
 
     Returns:
@@ -89,11 +90,13 @@ def read_vis_config(path: str | Path, keys: Sequence[str]) -> Config:
         FileNotFoundError: if there is no such file.
         ValueError: if a key is missing.
     """
-    if not Path(path).is_file():
+    file = own_config(path) or Path(path)
+    if not file.is_file():
         raise FileNotFoundError(
-            f"vis_config: got {path}, expected a file such as those in vis_configs/. Check the path."
+            f"vis_config: got {path}, expected an existing file, or one that cankd ships, such as "
+            "cankd::vis/fpn_feature_visualization.py. Check the path."
         )
-    config = Config.fromfile(path)
+    config = Config.fromfile(file)
     missing = [key for key in keys if not config.get(key)]
     if missing:
         raise ValueError(f"vis_config: {path} has no {', '.join(missing)}; expected {', '.join(keys)}.")

@@ -452,7 +452,7 @@ def test_fusing_what_is_recorded_is_refused(source):
 def test_a_teacher_s_file_that_fits_nothing_is_refused(tmp_path):
     algorithm = _build(RETINANET, _source("neck"), LEVELS)
     for name, state_dict, message in (
-        ("distillation", algorithm.state_dict(), "is a distillation's checkpoint.*convert_kd_ckpt_to_student"),
+        ("distillation", algorithm.state_dict(), "is a distillation's checkpoint.*cankd convert"),
         ("another", {"conv.weight": torch.zeros(2)}, "no tensor of .*another.pth fits the teacher.*conv.weight"),
     ):
         torch.save({"state_dict": state_dict}, tmp_path / f"{name}.pth")

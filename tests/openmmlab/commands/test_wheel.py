@@ -17,20 +17,19 @@ from tests.conftest import ROOT
 from tests.demo import options_for
 
 pytestmark = pytest.mark.slow
-LEAVES = [  # the first of each library
-    min(file.relative_to(ROOT / "configs").as_posix() for file in (ROOT / "configs/distill" / library).rglob("*.py"))
-    for library in ("mmdet", "mmseg", "mmpretrain")
-]
+RECIPES = sorted(file.relative_to(ROOT / "configs").as_posix() for file in (ROOT / "configs/distill").rglob("*.py"))
 READS = """
 import cankd
 from mmengine.config import Config
 from cankd.openmmlab.compat import configs_folder
 from cankd.openmmlab.configs import read_config
+from cankd.openmmlab.visualization.features import read_vis_config
 
 base = Config.fromfile("mine.py")
 print(cankd.__file__, configs_folder(), base.model.type)
-for leaf in {leaves}:
-    print(leaf, "_scope_='cankd'" in read_config("cankd::" + leaf).pretty_text)
+print(len(read_vis_config("cankd::vis/fpn_feature_visualization.py", ["recorders"]).mappings))
+for recipe in {recipes}:
+    print(recipe, "'_scope_': 'cankd'" in str(read_config("cankd::" + recipe).to_dict()))
 """
 
 
@@ -84,11 +83,11 @@ def _files(folder: Path) -> set[Path]:
 
 def test_every_configuration_is_found_by_its_name(binaries, tmp_path):
     (tmp_path / "mine.py").write_text('_base_ = "cankd::_base_/fpn.py"\n')
-    printed = run(binaries / "python", "-W", "ignore", "-c", READS.format(leaves=LEAVES), cwd=tmp_path).splitlines()
+    printed = run(binaries / "python", "-W", "ignore", "-c", READS.format(recipes=RECIPES), cwd=tmp_path).splitlines()
     package, configs = map(Path, printed[0].split()[:2])
     assert binaries.parent in package.parents and configs == package.parent / ".mim/configs"
     assert _files(configs) == _files(ROOT / "configs")
-    assert printed[0].endswith("Distill") and printed[1:] == [f"{leaf} False" for leaf in LEAVES]
+    assert printed[0].endswith("Distill") and printed[1:] == ["4", *(f"{recipe} False" for recipe in RECIPES)]
 
 
 def test_the_quickstarts_pair_is_distilled_in_an_empty_folder(cankd, tmp_path):

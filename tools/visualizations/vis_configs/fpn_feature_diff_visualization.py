@@ -1,8 +1,1 @@
-"""The maps of two models' necks, level by level."""
-
-_base_ = ["./fpn_feature_visualization.py"]
-
-recorders1 = {{_base_.recorders}}
-recorders2 = {{_base_.recorders}}
-mappings1 = {{_base_.mappings}}
-mappings2 = {{_base_.mappings}}
+_base_ = ["../../../configs/vis/fpn_feature_diff_visualization.py"]

@@ -1,6 +1,1 @@
-"""What the segmentation leaves' loss compares: the last stages of student and teacher, behind the connector."""
-
-recorders1 = dict(backbone=dict(_scope_="mmrazor", type="ModuleOutputs", source="backbone.layer4"))
-recorders2 = dict(backbone=dict(_scope_="mmrazor", type="ModuleOutputs", source="backbone.layer4"))
-mappings1 = dict(backbone=dict(recorder="backbone", connector="backbone"))
-mappings2 = dict(backbone=dict(recorder="backbone"))
+_base_ = ["../../../configs/vis/segmentation_feature_diff_visualization.py"]
