@@ -1,2 +1,2 @@
-# The inheriting strategy, laid over any leaf as a further base: the student's neck and head start from the teacher's.
+# The inheriting strategy, laid over any recipe as a further base: the student's neck and head start from the teacher's.
 custom_hooks = [dict(type="InheritTeacherHook")]

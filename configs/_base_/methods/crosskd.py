@@ -8,4 +8,3 @@ model = dict(
     teacher=dict(type="StockModel"),
     distiller=dict(type="ConfigurableDistiller"),
 )
-find_unused_parameters = True

@@ -1,5 +1,4 @@
-# FBKD (the paper's FKD, ICLR 2021) on FPN levels 0 to 3, as mmrazor configures it for a two-stage detector. As
-# published, one-stage detectors have six times its weights.
+# FBKD (the paper's FKD, ICLR 2021) on FPN levels 0 to 3, with the weight of one-stage detectors; two-stage ones have 1.
 custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(

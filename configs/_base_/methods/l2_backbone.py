@@ -1,4 +1,16 @@
 # Plain feature mimicking of a segmenter's last stage: CanKD without its block, with its weight.
-_base_ = ["../segmentation_cityscapes.py"]
+custom_imports = dict(imports=["cankd.openmmlab"])
 
-model = dict(distiller=dict(loss=dict(_delete_=True, type="FeatureMSELoss", loss_weight=10)))
+model = dict(
+    _scope_="mmrazor",
+    type="PartialTeacherDistill",
+    architecture=dict(type="StockModel"),
+    teacher=dict(type="StockModel"),
+    distiller=dict(
+        type="LevelDistiller",
+        source="backbone.layer4",
+        loss=dict(type="FeatureMSELoss", loss_weight=10),
+        connector=dict(type="ConvModuleConnector", in_channel=512, out_channel=2048, norm_cfg=None, act_cfg=None),
+    ),
+)
+find_unused_parameters = True

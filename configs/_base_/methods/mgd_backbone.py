@@ -1,11 +1,16 @@
 # MGD on a segmenter's last stage (arXiv 2205.01529).
-_base_ = ["../segmentation_cityscapes.py"]
+custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
+    _scope_="mmrazor",
+    type="PartialTeacherDistill",
+    architecture=dict(type="StockModel"),
+    teacher=dict(type="StockModel"),
     distiller=dict(
-        loss=dict(_delete_=True, type="MGDLoss", alpha_mgd=2e-5),
-        connector=dict(
-            _delete_=True, type="MGDConnector", student_channels=512, teacher_channels=2048, lambda_mgd=0.75
-        ),
-    )
+        type="LevelDistiller",
+        source="backbone.layer4",
+        loss=dict(type="MGDLoss", alpha_mgd=2e-5),
+        connector=dict(type="MGDConnector", student_channels=512, teacher_channels=2048, lambda_mgd=0.75),
+    ),
 )
+find_unused_parameters = True

@@ -35,7 +35,7 @@ test_dataloader = dict(dataset=dict(
 
 
 SEGMENTATION = """
-_base_ = ["{root}/configs/_base_/segmentation_cityscapes.py"]
+_base_ = ["{root}/configs/_base_/segmentation_cityscapes.py", "{root}/configs/_base_/segmenter_backbone.py"]
 def sizes(base):
     head = dict(channels=16, num_classes=3)
     return dict(cfg="mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py", backbone=dict(base_channels=base),

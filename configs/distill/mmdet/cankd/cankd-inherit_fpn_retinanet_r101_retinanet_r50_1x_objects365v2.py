@@ -7,10 +7,9 @@ _base_ = [
     "mmdet::_base_/default_runtime.py",
 ]
 
-retinanet = dict(cfg="mmdet::objects365/retinanet_r50_fpn_1x_objects365v2.py")
 model = dict(
-    architecture=retinanet,
-    teacher=dict(retinanet, backbone=dict(depth=101)),
+    architecture=dict(cfg="mmdet::objects365/retinanet_r50_fpn_1x_objects365v2.py"),
+    teacher=dict(cfg="mmdet::objects365/retinanet_r50_fpn_1x_objects365v2.py", backbone=dict(depth=101)),
     teacher_ckpt="work_dirs/retinanet_r101_fpn_1x_objects365v2/epoch_12.pth",
 )
 custom_hooks = [dict(type="InheritTeacherHook")]

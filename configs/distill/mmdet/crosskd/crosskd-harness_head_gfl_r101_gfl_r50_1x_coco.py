@@ -6,3 +6,4 @@ model = dict(
     teacher_ckpt="https://download.openmmlab.com/mmdetection/v2.0/gfl/gfl_r101_fpn_mstrain_2x_coco/"
     "gfl_r101_fpn_mstrain_2x_coco_20200629_200126-dd12f847.pth",
 )
+find_unused_parameters = True

@@ -6,3 +6,4 @@ model = dict(
     teacher_ckpt="https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r101_fpn_2x_coco/"
     "retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth",
 )
+find_unused_parameters = True

@@ -1,4 +1,4 @@
-_base_ = ["../../../_base_/methods/acamkd_backbone.py"]
+_base_ = ["../../../_base_/segmentation_cityscapes.py", "../../../_base_/methods/acamkd_backbone.py"]
 
 model = dict(
     architecture=dict(cfg="mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py"),

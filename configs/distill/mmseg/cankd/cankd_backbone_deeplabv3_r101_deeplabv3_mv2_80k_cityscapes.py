@@ -1,4 +1,4 @@
-_base_ = ["../../../_base_/segmentation_cityscapes.py"]
+_base_ = ["../../../_base_/segmentation_cityscapes.py", "../../../_base_/segmenter_backbone.py"]
 
 model = dict(
     architecture=dict(cfg="mmseg::mobilenet_v2/mobilenet-v2-d8_deeplabv3_4xb2-80k_cityscapes-512x1024.py"),
