@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import difflib
 import io
@@ -37,21 +36,6 @@ def trust_checkpoints() -> None:
     """Lets checkpoints that carry code run it while they are read, from now on in this process."""
     global _trusted
     _trusted = True
-
-
-def add_trust_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--trust-checkpoints``, without which no checkpoint can run code."""
-
-    class Trust(argparse.Action):
-        def __call__(self, *_: Any) -> None:
-            trust_checkpoints()
-
-    parser.add_argument(
-        "--trust-checkpoints",
-        nargs=0,
-        action=Trust,
-        help="also read checkpoints that contain code; that code is run, so only for files whose origin you know",
-    )
 
 
 # What was read of each version of a file, (path, time of change, size); None while nothing is kept.

@@ -7,7 +7,10 @@ import errno
 import hashlib
 import os
 from pathlib import Path
-from typing import Iterator
+from typing import TYPE_CHECKING, Iterator
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @contextlib.contextmanager
@@ -74,6 +77,22 @@ def write_text(path: str | Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
     with whole(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Writes an image, whole or not at all; unlike ``cv2.imwrite`` it fails where the disk is full.
+
+    Args:
+        path: file to write; its suffix determines the format.
+        image: (H, W, 3) uint8, BGR, or (H, W).
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    import cv2  # here, as the losses need torch alone
+
+    with whole(path) as part:
+        part.write_bytes(cv2.imencode(Path(path).suffix, image)[1].tobytes())
 
 
 def check_writable(path: str | Path) -> None:

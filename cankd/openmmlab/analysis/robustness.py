@@ -20,7 +20,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.registry import TRANSFORMS
 
-from cankd.openmmlab.visualization.images import write_image
+from cankd.utils.files import write_image
 
 GROUPS = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),

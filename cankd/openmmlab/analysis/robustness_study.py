@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import io
 import json
+import types
 from numbers import Real
 from pathlib import Path
 from typing import Any, Iterable
@@ -19,6 +19,7 @@ from mmengine.config import Config
 import cankd
 from cankd.openmmlab.analysis.robustness import GROUPS, find_metric, insert_corruption, summarise
 from cankd.openmmlab.checkpoint import Checkpoint
+from cankd.openmmlab.checkpoint_files import local_file
 from cankd.openmmlab.engine.runner import Runner
 from cankd.openmmlab.loading import load_model
 from cankd.utils.files import sha256
@@ -29,7 +30,7 @@ def fingerprint(cfg: Config, checkpoint: Checkpoint, role: str) -> dict[str, str
     parts = {key: cfg.get(key) for key in ("model", "test_dataloader", "test_evaluator")}
     text = json.dumps(parts, sort_keys=True, default=str)
     file = checkpoint.source(role, cfg).name
-    return {"checkpoint_sha256": sha256(file), "config_sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return {"checkpoint_sha256": sha256(local_file(file)), "config_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def read_state(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -62,32 +63,52 @@ class StudiedModel:
         cfg: configuration of the model or of its distillation.
         checkpoint: file or URL of the checkpoint.
         role: ``student`` or ``teacher``.
-        options: ``seed``, ``workers``, ``load_dataset``, ``corrupted_dir``, ``show``, ``show_dir`` and
-            ``wait_time`` as the command line of the robustness command gives them.
+        seed: seed of the corruptions' noise. Defaults to 0.
+        workers: processes that load and corrupt images. Defaults to the configuration's.
+        corrupted_dir: folder of corrupted images, to write or to read. Defaults to none.
+        load_corrupted: whether images are read from that folder instead of corrupted. Defaults to False.
+        show: whether a detector's predictions are shown. Defaults to False.
+        show_dir: folder for pictures of a detector's predictions. Defaults to none.
+        wait_time: seconds that a picture is shown. Defaults to 2.
 
     Raises:
         ValueError: if the configuration has no test data.
     """
 
-    def __init__(self, cfg: Config, checkpoint: str, role: str, options: argparse.Namespace) -> None:
+    def __init__(
+        self,
+        cfg: Config,
+        checkpoint: str,
+        role: str,
+        *,
+        seed: int = 0,
+        workers: int | None = None,
+        corrupted_dir: str | None = None,
+        load_corrupted: bool = False,
+        show: bool = False,
+        show_dir: str | None = None,
+        wait_time: float = 2,
+    ) -> None:
         if "test_dataloader" not in cfg:
             raise ValueError(f"config: {cfg.filename} has no test_dataloader. Give the configuration of a training.")
         self.cfg = cfg
         content = Checkpoint.read(checkpoint)
         self.model, _ = load_model(cfg, content, role=role)
         self.fingerprint = fingerprint(cfg, content, role)
-        self.options = options
+        self.corruption = {"seed": seed, "folder": corrupted_dir, "load": load_corrupted}
+        self.workers, self.show_dir = workers, show_dir
+        self.shown = types.SimpleNamespace(show=show, show_dir=show_dir, wait_time=wait_time)
         self.runner: Runner | None = None
         self.images = 0  # that the last evaluation was of
 
     def _start(self) -> Runner:
-        options, cfg = self.options, self.cfg
-        if options.show or options.show_dir:
+        cfg = self.cfg
+        if self.shown.show or self.show_dir:
             from mmdet.engine.hooks.utils import trigger_visualization_hook
 
-            trigger_visualization_hook(cfg, options)
-        if options.workers is not None:
-            cfg.test_dataloader.update(num_workers=options.workers, persistent_workers=options.workers > 0)
+            trigger_visualization_hook(cfg, self.shown)
+        if self.workers is not None:
+            cfg.test_dataloader.update(num_workers=self.workers, persistent_workers=self.workers > 0)
         names = ("test_dataloader", "test_evaluator", "test_cfg", "default_hooks", "default_scope")
         # Under a name of their own: mmengine would go on with a logger and a visualizer of an earlier runner.
         unique = f"robustness_{id(self)}"
@@ -107,16 +128,14 @@ class StudiedModel:
         """Returns the evaluator's metrics on the test data, clean or corrupted."""
         loader = self.cfg.test_dataloader.to_dict()
         if corruption:
-            settings = {"seed": self.options.seed, "folder": self.options.corrupted_dir}
-            settings["load"] = self.options.load_dataset == "corrupted"
-            step = dict(type="SeededCorruption", corruption=corruption, severity=severity, **settings)
+            step = dict(type="SeededCorruption", corruption=corruption, severity=severity, **self.corruption)
             insert_corruption(loader["dataset"], step)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables
             self.runner = self.runner or self._start()
             self.runner.test_loop.dataloader = self.runner.build_dataloader(loader)
             for hook in self.runner.hooks:
-                if self.options.show_dir and hasattr(hook, "test_out_dir"):
-                    hook.test_out_dir = str(Path(self.options.show_dir).absolute() / name / f"{corruption}_{severity}")
+                if self.show_dir and hasattr(hook, "test_out_dir"):
+                    hook.test_out_dir = str(Path(self.show_dir).absolute() / name / f"{corruption}_{severity}")
             metrics = self.runner.test()
         self.images = len(self.runner.test_loop.dataloader.dataset)
         return {key: float(value) for key, value in metrics.items() if isinstance(value, Real)}

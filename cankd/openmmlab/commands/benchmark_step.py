@@ -26,7 +26,7 @@ import torch
 
 from cankd.openmmlab.analysis.benchmark import environment, headline, in_own_process, joined
 from cankd.openmmlab.analysis.benchmark_step import ALGORITHMS, STEPS, check, check_config, measure_one, table
-from cankd.openmmlab.commands.arguments import KeyValues
+from cankd.openmmlab.commands.arguments import add_cfg_options
 from cankd.openmmlab.configs import read_config
 from cankd.utils.command_line import at_least, command_parser, one_line_errors
 from cankd.utils.files import write_text
@@ -50,7 +50,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/benchmark_step"), help="folder to write to")
-    parser.add_argument("--cfg-options", nargs="+", action=KeyValues, help="overrides of the configuration, key=value")
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     args.shape = args.shape or ([800, 1344] if args.device == "cuda" else [400, 672])
     return args

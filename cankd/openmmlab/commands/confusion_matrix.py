@@ -19,7 +19,7 @@ from typing import Sequence
 from mmengine.registry import DATASETS
 
 from cankd.openmmlab.analysis.confusion import BACKGROUND, confusion_matrix, load_predictions, row_percentages
-from cankd.openmmlab.commands.arguments import KeyValues
+from cankd.openmmlab.commands.arguments import add_cfg_options
 from cankd.openmmlab.compat import quiet_imports
 from cankd.openmmlab.configs import in_scope, read_config, test_dataset
 from cankd.openmmlab.visualization.matrices import Matrix, draw_matrices
@@ -39,7 +39,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--score-thr", type=float, default=0.3, help="detections below this score are left out")
     parser.add_argument("--tp-iou-thr", type=float, default=0.5, help="IoU for a detection to match an object")
     parser.add_argument("--nms-iou-thr", type=float, help="IoU of another non-maximum suppression")
-    parser.add_argument("--cfg-options", nargs="+", action=KeyValues, help="overrides of the config, key=value")
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 

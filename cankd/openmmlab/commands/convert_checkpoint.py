@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
+import inspect
 from pathlib import Path
 from typing import Sequence
 
 import torch
 
 from cankd.openmmlab.checkpoint import Checkpoint, is_wide
-from cankd.openmmlab.checkpoint_files import add_trust_argument, save_whole
-from cankd.utils.command_line import one_line_errors
+from cankd.openmmlab.checkpoint_files import save_whole
+from cankd.openmmlab.commands.arguments import add_trust_argument
+from cankd.utils.command_line import command_parser, one_line_errors
 
 
 @one_line_errors()
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Writes <name>_student.pth beside the checkpoint, or in DIR; it loads into the student's own
     configuration, without this package.
     """
-    parser = argparse.ArgumentParser(description="Cut the student out of a distillation checkpoint")
+    parser = command_parser(inspect.getdoc(main))
     parser.add_argument("checkpoint", type=Path, help="checkpoint of a distillation run")
     parser.add_argument("--out-path", type=Path, help="folder to write to; the checkpoint's own by default")
     parser.add_argument("--inplace", action="store_true", help="replace the checkpoint instead")
@@ -44,7 +45,7 @@ def shrink(argv: Sequence[str] | None = None) -> None:
 
     python tools/model_converters/shrink_ckpt.py CHECKPOINT OUT
     """
-    parser = argparse.ArgumentParser(description="Keep a checkpoint's weights, in half precision")
+    parser = command_parser(inspect.getdoc(shrink))
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("out", type=Path)
     add_trust_argument(parser)

@@ -38,8 +38,7 @@ from cankd.openmmlab.analysis.export import (
     weights_sha256,
 )
 from cankd.openmmlab.checkpoint import Checkpoint
-from cankd.openmmlab.checkpoint_files import add_trust_argument
-from cankd.openmmlab.commands.arguments import KeyValues
+from cankd.openmmlab.commands.arguments import add_cfg_options, add_trust_argument
 from cankd.openmmlab.configs import read_config
 from cankd.openmmlab.loading import load_model
 from cankd.openmmlab.visualization.features import list_images
@@ -59,7 +58,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dynamic", action="store_true", help="let the file take any batch size, height and width")
     parser.add_argument("--opset", type=at_least(1), default=17, help="of ONNX")
     parser.add_argument("--metrics", type=Path, help="JSON that `cankd test` wrote, to be kept with the file")
-    parser.add_argument("--cfg-options", nargs="+", action=KeyValues, help="overrides of the config, key=value")
+    add_cfg_options(parser)
     add_trust_argument(parser)
     return parser.parse_args(argv)
 

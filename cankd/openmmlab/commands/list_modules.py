@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from typing import Dict, Sequence, Tuple
 
-from cankd.openmmlab.commands.arguments import KeyValues
+from cankd.openmmlab.commands.arguments import add_cfg_options
 from cankd.openmmlab.commands.running import tool_errors
 from cankd.openmmlab.configs import is_distillation_config, read_config, repo_of
 from cankd.openmmlab.inference import noise_batch
@@ -37,7 +37,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="of the image; 512 512 by default, 224 224 for classifiers",
     )
     parser.add_argument("--depth", type=at_least(1), help="how deep names go: 2 for backbone.layer1; default all")
-    parser.add_argument("--cfg-options", nargs="+", action=KeyValues, default={}, help="overrides, key=value")
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 

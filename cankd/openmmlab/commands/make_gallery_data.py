@@ -15,8 +15,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from cankd.openmmlab.scenes import PHOTOGRAPHS, draw_scene, load_photographs
-from cankd.openmmlab.visualization.images import write_image
 from cankd.utils.command_line import at_least, command_parser, one_line_errors
+from cankd.utils.files import write_image
 
 MARGIN = 3  # pixels around a digit that is cut out
 

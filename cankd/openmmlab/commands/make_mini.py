@@ -18,9 +18,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from cankd.openmmlab.scenes import PHOTOGRAPHS, SIZE, draw_scene, load_photographs
-from cankd.openmmlab.visualization.images import write_image
 from cankd.utils.command_line import at_least, command_parser, one_line_errors
-from cankd.utils.files import write_text
+from cankd.utils.files import write_image, write_text
 
 Scene = Tuple[np.ndarray, List[Tuple[int, List[int]]]]
 COCO_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # COCO numbers its 80 classes 1 to 90

@@ -7,7 +7,6 @@ share neither photographs nor digits, and the same seed gives the same files.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -17,9 +16,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from cankd.openmmlab.scenes import PHOTOGRAPHS, SIZE, draw_scene, load_photographs
-from cankd.openmmlab.visualization.images import write_image
-from cankd.utils.command_line import at_least, one_line_errors
-from cankd.utils.files import write_text
+from cankd.utils.command_line import at_least, command_parser, one_line_errors
+from cankd.utils.files import write_image, write_text
 
 
 def make_split(out: Path, split: str, count: int, digits: np.ndarray, labels: np.ndarray, seed: int) -> None:
@@ -52,7 +50,7 @@ def make_split(out: Path, split: str, count: int, digits: np.ndarray, labels: np
 
 @one_line_errors()
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("data/quickstart"), help="folder to write")
     parser.add_argument("--train", type=at_least(1), default=6000, help="training scenes")
     parser.add_argument("--val", type=at_least(1), default=400, help="validation scenes")

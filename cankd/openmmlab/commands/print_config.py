@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, Sequence
 
-from cankd.openmmlab.commands.arguments import KeyValues
+from cankd.openmmlab.commands.arguments import add_cfg_options
 from cankd.openmmlab.commands.running import tool_errors
 from cankd.openmmlab.config_sources import Sources, resolve, resolved_text
 from cankd.utils.command_line import command_parser
@@ -22,7 +22,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("config", help="configuration of a distillation or of one model")
     parser.add_argument("--only", metavar="KEY", help="print this part alone, such as model.distiller")
-    parser.add_argument("--cfg-options", nargs="+", action=KeyValues, default={}, help="overrides, key=value")
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 

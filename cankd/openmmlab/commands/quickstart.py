@@ -31,7 +31,7 @@ from cankd.openmmlab.inference import predict, prepare
 from cankd.openmmlab.loading import load_model
 from cankd.openmmlab.models import stock_model
 from cankd.openmmlab.visualization import Boxes, draw_box_panel, draw_curves, draw_heatmap_panel, feature_energy
-from cankd.utils.command_line import at_least
+from cankd.utils.command_line import at_least, command_parser
 from cankd.utils.files import write_text
 
 DEMO = configs_folder() / "demo"
@@ -41,7 +41,7 @@ SHOWN_SCORE = 0.3
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_parser(__doc__)
     parser.add_argument("--seed", type=at_least(0), default=0, help="of initial weights and order of the data")
     parser.add_argument("--iterations", type=at_least(1), default=1200, help="of both students")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/quickstart"))

@@ -190,7 +190,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         models = {}
         for name, (config, checkpoint, role) in zip(names, given):
             cfg = load_config(argparse.Namespace(**{**vars(args), "config": config}))
-            model = models[name] = StudiedModel(cfg, checkpoint, role, args)
+            model = models[name] = StudiedModel(
+                cfg,
+                checkpoint,
+                role,
+                seed=args.seed,
+                workers=args.workers,
+                corrupted_dir=args.corrupted_dir,
+                load_corrupted=args.load_dataset == "corrupted",
+                show=args.show,
+                show_dir=args.show_dir,
+                wait_time=args.wait_time,
+            )
             entry = {"config": config, "checkpoint": checkpoint, "teacher": role == "teacher", **model.fingerprint}
             known = state["models"].setdefault(name, {**entry, "corrupted": {}})
             if any(known[key] != value for key, value in model.fingerprint.items()):

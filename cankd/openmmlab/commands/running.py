@@ -17,8 +17,8 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from torch import distributed
 
-from cankd.openmmlab.checkpoint_files import add_trust_argument, local_file
-from cankd.openmmlab.commands.arguments import KeyValues
+from cankd.openmmlab.checkpoint_files import local_file
+from cankd.openmmlab.commands.arguments import add_cfg_options, add_trust_argument
 from cankd.openmmlab.configs import apply_options, expand_config, is_distillation_config, read_config
 from cankd.openmmlab.engine.config_checks import (
     check_distiller,
@@ -42,13 +42,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that training and testing have in common, as mmrazor's tools have them."""
     parser.add_argument("config", help="configuration file")
     parser.add_argument("--work-dir", help="folder for logs, checkpoints and metrics")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=KeyValues,
-        help="overrides of the configuration, key=value; teacher_ckpt=FILE replaces the teacher's checkpoint "
-        "whatever the configuration. A list is written key=a,b or key='[a,b]', without blanks.",
-    )
+    add_cfg_options(parser)
     add_trust_argument(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--launcher", choices=list(LAUNCHERS), default="none", help="job launcher")
@@ -76,9 +70,8 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.launcher == "pytorch":
         end_with_launcher()
     cfg = read_config(args.config, expand=False)
-    options = args.cfg_options or {}
-    check_options(cfg, options)
-    apply_options(cfg, options)
+    check_options(cfg, args.cfg_options)
+    apply_options(cfg, args.cfg_options)
     expand_config(cfg)
     check_top_level(cfg)
     check_optimizer(cfg)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from typing import Sequence
 
-from cankd.openmmlab.commands import arguments
+from cankd.openmmlab.commands import picture_arguments as arguments
 from cankd.openmmlab.commands.running import tool_errors
 from cankd.openmmlab.configs import read_config, test_dataset
 from cankd.openmmlab.inference import prepare

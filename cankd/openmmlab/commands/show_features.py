@@ -10,7 +10,7 @@ from typing import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from cankd.openmmlab.commands import arguments
+from cankd.openmmlab.commands import picture_arguments as arguments
 from cankd.openmmlab.commands.running import tool_errors
 from cankd.openmmlab.loading import ROLES
 from cankd.openmmlab.visualization import Boxes, View, draw_heatmap_panel, draw_map_grid

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from typing import Sequence
 
-from cankd.openmmlab.commands import arguments
+from cankd.openmmlab.commands import picture_arguments as arguments
 from cankd.openmmlab.commands.running import tool_errors
 from cankd.openmmlab.inference import prepare
 from cankd.openmmlab.visualization import draw_heatmap_panel

@@ -13,7 +13,7 @@ from typing import Sequence
 
 import mmcv
 
-from cankd.openmmlab.commands import arguments
+from cankd.openmmlab.commands import picture_arguments as arguments
 from cankd.openmmlab.commands.running import tool_errors
 from cankd.openmmlab.inference import predict
 from cankd.openmmlab.visualization import LABELS, draw_box_panel, draw_label_panel

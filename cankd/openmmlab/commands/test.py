@@ -16,11 +16,12 @@ from cankd.openmmlab.commands.running import add_run_arguments, leave_process_gr
 from cankd.openmmlab.engine.predictions import DumpPredictions
 from cankd.openmmlab.engine.runner import StudentRunner, unwrapped
 from cankd.openmmlab.loading import load_weights
+from cankd.utils.command_line import command_parser
 from cankd.utils.files import check_writable
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Evaluate a checkpoint")
+    parser = command_parser(__doc__)
     add_run_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file or URL, or 'none' to evaluate initial weights")
     parser.add_argument("--out", help="write the predictions to this .pkl file, for the analysis tools")

@@ -18,10 +18,11 @@ from cankd.openmmlab.commands.running import (
     run_errors,
 )
 from cankd.openmmlab.engine.runner import Runner
+from cankd.utils.command_line import command_parser
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train a distillation algorithm")
+    parser = command_parser(__doc__)
     add_run_arguments(parser)
     parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size")

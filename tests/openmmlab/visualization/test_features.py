@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from cankd.openmmlab.checkpoint import Checkpoint
 from cankd.openmmlab.checkpoint_files import load_checkpoint_file
-from cankd.openmmlab.commands.arguments import LoadedModel, feature_recorder
+from cankd.openmmlab.commands.picture_arguments import LoadedModel, feature_recorder
 from cankd.openmmlab.configs import read_config
 from cankd.openmmlab.inference import prepare
 from cankd.openmmlab.loading import load_distillation, load_model
