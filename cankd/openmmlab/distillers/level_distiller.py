@@ -16,6 +16,7 @@ def long_form(
     source: str,
     loss: dict[str, Any],
     levels: Sequence[int] | None = None,
+    teacher_levels: Sequence[int | None] | None = None,
     name: str | None = None,
     student_source: str | None = None,
     teacher_source: str | None = None,
@@ -32,6 +33,8 @@ def long_form(
         loss: configuration of the loss, the same for each level. The student's and the teacher's map are the first
             two arguments of its ``forward``.
         levels: indices of the compared maps, where the module returns several. Defaults to None: it returns one.
+        teacher_levels: indices of the teacher's maps where they differ from ``levels``, one for each; None for a module
+            that returns one map. Defaults to ``levels``.
         name: name of the recorders; the losses are ``loss_<name><level>``. Defaults to the first part of ``source``.
         student_source: module of the student where it differs from ``source``.
         teacher_source: module of the teacher where it differs from ``source``.
@@ -54,22 +57,34 @@ def long_form(
     are_integers = isinstance(levels, (list, tuple)) and all(type(level) is int for level in levels)
     if levels is not None and not (are_integers and levels):
         raise ValueError(f"distiller.levels: got {levels!r}, expected integers such as [0, 1, 2, 3]. Correct it.")
+    indices: list[int | None] = [None] if levels is None else list(levels)
+    if teacher_levels is not None and (
+        not isinstance(teacher_levels, (list, tuple)) or len(teacher_levels) != len(indices)
+    ):
+        raise ValueError(
+            f"distiller.teacher_levels: got {teacher_levels!r}, expected {len(indices)}, one for each level of the "
+            "student. Correct it."
+        )
     if connector and student_connector:
         raise ValueError("distiller: got connector and student_connector, expected one of them. Remove the other.")
     name = name or source.split(".")[0]
-    suffixes = [""] if levels is None else [str(level) for level in levels]
+    # What follows the name of each level's loss and connectors -> indices of the student's and of the teacher's map.
+    compared = {
+        "" if level is None else str(level): {"student": level, "teacher": teacher_level}
+        for level, teacher_level in zip(indices, teacher_levels or indices)
+    }
     connectors: dict[str, tuple[str, Any]] = {}  # side -> name and configuration
     if connector or student_connector:
         connectors["student"] = (name, connector) if connector else ("Student", student_connector)
     if teacher_connector:
         connectors["teacher"] = ("Teacher", teacher_connector)
 
-    def record(side: str, level: str) -> dict[str, Any]:
+    def record(side: str, suffix: str) -> dict[str, Any]:
         found: dict[str, Any] = dict(recorder=name, from_student=side == "student")
-        if level:
-            found["data_idx"] = int(level)
+        if compared[suffix][side] is not None:
+            found["data_idx"] = compared[suffix][side]
         if side in connectors:
-            found["connector"] = f"{connectors[side][0]}{level}"
+            found["connector"] = f"{connectors[side][0]}{suffix}"
         return found
 
     student_input, teacher_input = _loss_inputs(loss)
@@ -77,19 +92,19 @@ def long_form(
         type="PartsDistiller" if parts else "ConfigurableDistiller",
         student_recorders={name: dict(type="ModuleOutputs", source=student_source or source)},
         teacher_recorders={name: dict(type="ModuleOutputs", source=teacher_source or source)},
-        distill_losses={f"loss_{name}{level}": loss for level in suffixes},
+        distill_losses={f"loss_{name}{suffix}": loss for suffix in compared},
         loss_forward_mappings={
-            f"loss_{name}{level}": {
-                student_input: record("student", level),
-                teacher_input: record("teacher", level),
+            f"loss_{name}{suffix}": {
+                student_input: record("student", suffix),
+                teacher_input: record("teacher", suffix),
                 **(extra_inputs or {}),
             }
-            for level in suffixes
+            for suffix in compared
         },
     )
     if connectors:
         config["connectors"] = {
-            f"{prefix}{level}": module for prefix, module in connectors.values() for level in suffixes
+            f"{prefix}{suffix}": module for prefix, module in connectors.values() for suffix in compared
         }
     return copy.deepcopy(config)
 

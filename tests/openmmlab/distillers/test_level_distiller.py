@@ -111,11 +111,31 @@ FGD_LONG: dict[str, Any] = dict(
         )
     ),
 )
+# The teacher's maps have other places than the student's, or are one map.
+SHIFTED_SHORT: dict[str, Any] = dict(SHORT, teacher_levels=[1, 4])
+SHIFTED_LONG: dict[str, Any] = copy.deepcopy(LONG)
+for _loss, _level in (("loss_fpn0", 1), ("loss_fpn1", 4)):
+    SHIFTED_LONG["loss_forward_mappings"][_loss]["t_feature"]["data_idx"] = _level
+SINGLE_SHORT: dict[str, Any] = dict(SHORT, levels=[1], teacher_levels=[None], teacher_source="backbone.layer4")
+SINGLE_LONG: dict[str, Any] = dict(
+    type="ConfigurableDistiller",
+    student_recorders=dict(fpn=NECK),
+    teacher_recorders=dict(fpn=dict(type="ModuleOutputs", source="backbone.layer4")),
+    distill_losses=dict(loss_fpn1=CANKD),
+    loss_forward_mappings=dict(
+        loss_fpn1=dict(
+            s_feature=dict(recorder="fpn", from_student=True, data_idx=1),
+            t_feature=dict(recorder="fpn", from_student=False),
+        )
+    ),
+)
 FORMS = {
     "levels": (SHORT, LONG),
     "one map": (BACKBONE_SHORT, BACKBONE_LONG),
     "both sides": (BOTH_SHORT, BOTH_LONG),
     "parts": (FGD_SHORT, FGD_LONG),
+    "other levels of the teacher": (SHIFTED_SHORT, SHIFTED_LONG),
+    "one map of the teacher": (SINGLE_SHORT, SINGLE_LONG),
 }
 
 
@@ -214,6 +234,8 @@ def test_options_of_both_forms_are_known(tmp_path, caplog):
     [
         ({"levels": "0"}, r"levels: got '0', expected integers"),
         ({"levels": [0.5]}, r"levels: got \[0.5\], expected integers"),
+        ({"teacher_levels": [0]}, r"teacher_levels: got \[0\], expected 2, one for each level"),
+        ({"teacher_levels": 1}, "teacher_levels: got 1, expected 2, one for each level"),
         ({"levels": []}, r"levels: got \[\], expected integers"),
         ({"lvels": [0]}, "unknown key lvels, expected one like levels"),
         ({"source": 3}, "source: got 3, expected the name of a module"),
