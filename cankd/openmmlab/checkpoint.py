@@ -52,6 +52,11 @@ class Checkpoint:
         return cls(load_checkpoint_file(name), name)
 
     @property
+    def holds_run(self) -> bool:
+        """Returns whether a run can go on from the checkpoint, which takes more than weights."""
+        return "message_hub" in self.content and {"epoch", "iter"} <= set(self.meta)
+
+    @property
     def is_distillation(self) -> bool:
         """Returns whether the checkpoint is a distillation's."""
         others = (PREFIXES["teacher"], PREFIXES["distiller"])

@@ -11,14 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Sequence
 
-import numpy as np
-from sklearn.datasets import load_digits
-
-from cankd.openmmlab.scenes import PHOTOGRAPHS, draw_scene, load_photographs
+from cankd.openmmlab.datasets import make_gallery_split
 from cankd.utils.command_line import at_least, command_parser, one_line_errors
-from cankd.utils.files import write_image
-
-MARGIN = 3  # pixels around a digit that is cut out
 
 
 @one_line_errors()
@@ -28,23 +22,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--train", type=at_least(1), default=1500, help="training scenes")
     parser.add_argument("--val", type=at_least(1), default=100, help="validation scenes")
     args = parser.parse_args(argv)
-    bunch = load_digits()
-    border = len(bunch.images) * 3 // 4
-    for split, part in (("train", slice(0, border)), ("val", slice(border, None))):
-        digits, labels = (bunch.images[part] / 16).astype(np.float32), bunch.target[part]
-        photographs = load_photographs(PHOTOGRAPHS[split])
-        for number in range(getattr(args, split)):
-            scene, objects = draw_scene(photographs, digits, labels, np.random.default_rng(number))
-            # The same digits on black and on white: what differs there is what shows through.
-            black, white = (
-                draw_scene([np.full_like(p, v) for p in photographs], digits, labels, np.random.default_rng(number))[0]
-                for v in (0, 255)
-            )
-            covered = (white.astype(int) - black).mean(axis=2) < 180
-            write_image(args.out / split / "images" / f"{number:05d}.png", scene[..., ::-1])
-            write_image(args.out / split / "labels" / f"{number:05d}.png", covered.astype(np.uint8))
-            for index, (label, (x, y, width, height)) in enumerate(objects):
-                top, left = max(y - MARGIN, 0), max(x - MARGIN, 0)
-                cut = scene[top : y + height + MARGIN, left : x + width + MARGIN]
-                write_image(args.out / split / "digits" / str(label) / f"{number:05d}_{index}.png", cut[..., ::-1])
+    make_gallery_split(args.out, "train", args.train)
+    make_gallery_split(args.out, "val", args.val)
     print(f"Wrote {args.train + args.val} scenes and their digits to {args.out}.")

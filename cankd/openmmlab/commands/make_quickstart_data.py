@@ -12,40 +12,8 @@ import shutil
 from pathlib import Path
 from typing import Sequence
 
-import numpy as np
-from sklearn.datasets import load_digits
-
-from cankd.openmmlab.scenes import PHOTOGRAPHS, SIZE, draw_scene, load_photographs
+from cankd.openmmlab.datasets import make_quickstart_split
 from cankd.utils.command_line import at_least, command_parser, one_line_errors
-from cankd.utils.files import write_image, write_text
-
-
-def make_split(out: Path, split: str, count: int, digits: np.ndarray, labels: np.ndarray, seed: int) -> None:
-    """Writes ``count`` scenes under ``out/split`` and ``out/annotations/split.json``."""
-    rng = np.random.default_rng([seed, list(PHOTOGRAPHS).index(split)])
-    photographs = load_photographs(PHOTOGRAPHS[split])
-    (out / split).mkdir(parents=True)
-    images: list[dict] = []
-    annotations: list[dict] = []
-    for image_id in range(count):
-        scene, objects = draw_scene(photographs, digits, labels, rng)
-        name = f"{image_id:05d}.png"
-        write_image(out / split / name, scene[..., ::-1])
-        images.append({"id": image_id, "file_name": name, "width": SIZE, "height": SIZE})
-        for label, box in objects:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": label + 1,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-            )
-    categories = [{"id": label + 1, "name": str(label)} for label in range(10)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    write_text(out / "annotations" / f"{split}.json", json.dumps(content))
 
 
 @one_line_errors()
@@ -67,11 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
     stamp.write_text("{}")  # ours, but not complete yet
-    bunch = load_digits()
-    digits = (bunch.images / 16).astype(np.float32)
-    # The data set's own order: the first three quarters of the writers train, the rest validate.
-    border = len(digits) * 3 // 4
-    make_split(args.out, "train", args.train, digits[:border], bunch.target[:border], args.seed)
-    make_split(args.out, "val", args.val, digits[border:], bunch.target[border:], args.seed)
+    make_quickstart_split(args.out, "train", args.train, args.seed)
+    make_quickstart_split(args.out, "val", args.val, args.seed)
     stamp.write_text(json.dumps(wanted))
     print(f"Wrote {args.train} training and {args.val} validation scenes to {args.out}.")

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 
-from cankd.openmmlab.checkpoint_files import UnsafeCheckpoint, load_checkpoint_file
+from cankd.openmmlab.checkpoint import Checkpoint
+from cankd.openmmlab.checkpoint_files import UnsafeCheckpoint
 
 
 def find_checkpoint(work_dir: str | Path) -> tuple[str, dict[str, Any]] | None:
@@ -40,21 +41,16 @@ def find_checkpoint(work_dir: str | Path) -> tuple[str, dict[str, Any]] | None:
     others.sort(key=lambda file: (file.name.startswith("best_"), -file.stat().st_mtime_ns))
     for file in dict.fromkeys([*([Path(named)] if named else []), *others]):
         try:
-            checkpoint = load_checkpoint_file(file)
+            checkpoint = Checkpoint.read(file)
         except UnsafeCheckpoint:
             raise
         except (FileNotFoundError, ValueError) as error:
             _warn(f"a checkpoint is skipped. {error}")
             continue
-        if holds_run(checkpoint):
-            return str(file), checkpoint["meta"]
+        if checkpoint.holds_run:
+            return str(file), checkpoint.meta
         _warn(f"{file} is skipped: it holds no run's state.")
     return None
-
-
-def holds_run(checkpoint: dict[str, Any]) -> bool:
-    """Returns whether a run can go on from a checkpoint, which takes more than weights."""
-    return "message_hub" in checkpoint and {"epoch", "iter"} <= set(checkpoint.get("meta", {}))
 
 
 def _warn(message: str) -> None:

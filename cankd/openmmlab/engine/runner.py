@@ -13,9 +13,10 @@ from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_s
 from mmengine.registry import HOOKS, MODEL_WRAPPERS, MODELS
 from torch import distributed, nn
 
-from cankd.openmmlab.checkpoint_files import keep_what_is_read, load_checkpoint_file, release_what_was_read
+from cankd.openmmlab.checkpoint import Checkpoint
+from cankd.openmmlab.checkpoint_files import keep_what_is_read, release_what_was_read
 from cankd.openmmlab.configs import is_distillation_config
-from cankd.openmmlab.engine.resuming import find_checkpoint, holds_run
+from cankd.openmmlab.engine.resuming import find_checkpoint
 from cankd.openmmlab.loading import build_model
 
 # Hooks of every run, beside mmengine's own default hooks.
@@ -84,7 +85,7 @@ class Runner(mmengine.runner.Runner):
         The checkpoint is ``load_from`` if that holds a run's state, as in mmengine; if it holds weights alone, a run
         without a checkpoint starts with them.
         """
-        if self._resume and not (self._load_from and holds_run(load_checkpoint_file(self._load_from))):
+        if self._resume and not (self._load_from and Checkpoint.read(self._load_from).holds_run):
             found = [find_checkpoint(self.work_dir) if is_main_process() else None]
             broadcast_object_list(found)
             if found[0] is None:
