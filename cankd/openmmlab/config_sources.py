@@ -6,11 +6,14 @@ import ast
 import copy
 import functools
 import keyword
+import math
 import os
+import pickle
 from pathlib import Path
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 from mmengine.config import Config
+from mmengine.fileio import load
 from mmengine.hub import get_config
 
 from cankd.openmmlab.compat import own_config
@@ -22,9 +25,24 @@ Values = Dict[Place, Any]
 Sources = Dict[Place, str]
 
 OPTIONS = "--cfg-options"
+WIDTH = 110  # of a printed line without its comment
 
 
-def resolve(path: str | Path, cfg_options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Sources]:
+class Resolved(NamedTuple):
+    """A resolved configuration, or a part of one.
+
+    Attributes:
+        config: configuration as a dict.
+        sources: source of each value in it that is no dict: the name of a file, or ``--cfg-options``.
+        files: all sources that were read; a later one changes what an earlier one set.
+    """
+
+    config: Dict[str, Any]
+    sources: Sources
+    files: List[str]
+
+
+def resolve(path: str | Path, cfg_options: dict[str, Any] | None = None) -> Resolved:
     """Resolves a configuration: bases merged, overrides applied, distiller and stock models expanded.
 
     Args:
@@ -32,44 +50,60 @@ def resolve(path: str | Path, cfg_options: dict[str, Any] | None = None) -> tupl
         cfg_options: overrides, dotted key -> value. Defaults to none.
 
     Returns:
-        The resolved configuration, and the source of each value in it that is no dict: the name of the file that it
-        comes from, or ``--cfg-options``. What a short form expands to comes from the file of the short form. A file
-        that repeats the value of its base is no source, nor are options that change nothing.
+        The resolved configuration and its sources. What a short form expands to comes from the file of the short
+        form. A file that repeats the value of its base is no source, nor are options that change nothing. A
+        ``_scope_`` that names the scope around it is left out.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it has no ``model``.
+        ValueError: if it has no ``model``, or if a file computes its ``_base_``.
     """
     cfg = read_config(path, expand=False)
-    values, sources = _values_and_sources(str(path))
+    files: list[str] = []
+    values, sources = _values_and_sources(str(path), files)
+    if cfg_options:
+        files.append(OPTIONS)
     apply_options(cfg, cfg_options or {})
     resolved = _expanded(cfg)
-    final = _flat(resolved)
-    return resolved, {place: sources[place] if _is(values, place, final[place]) else OPTIONS for place in final}
+    resolved = _with_needed_scopes(resolved, resolved.get("default_scope"))
+    found = {
+        place: sources[place] if _is(values, place, value) else OPTIONS for place, value in _flat(resolved).items()
+    }
+    return Resolved(resolved, found, list(dict.fromkeys(files)))
 
 
-def resolved_text(config: dict[str, Any], sources: Sources) -> str:
+def resolved_text(resolved: Resolved) -> str:
     """Writes a resolved configuration as a configuration file with a comment for the source of each value.
 
     Args:
-        config: resolved configuration, or a part of it.
-        sources: source of each of its values.
+        resolved: resolved configuration, or a part of it.
 
     Returns:
-        The text. A dict whose values have one source has one comment, behind its first line.
+        The text: a numbered list of the sources, the model, the other keys. Behind a value stands the number of its
+        source; a dict whose values have one source has one number, behind its first line.
     """
-    return "".join(f"{line}\n" for key, value in config.items() for line in _lines(f"{key} = ", value, (key,), sources))
+    config, sources, files = resolved
+    numbers = {file: f"[{number}]" for number, file in enumerate(files, start=1)}
+    sources = {place: numbers[source] for place, source in sources.items()}
+    lines = ["# Read in this order; a later file changes what an earlier one set:"]
+    lines += [f"# {number} {file}" for file, number in numbers.items()]
+    for key in sorted(config, key=lambda key: key != "model"):
+        lines += _lines(f"{key} = ", config[key], (key,), sources)
+    return "\n".join(lines) + "\n"
 
 
-def _values_and_sources(path: str) -> tuple[Values, Sources]:
-    """Returns the values of a configuration file after it was resolved, and the file that sets each."""
+def _values_and_sources(path: str, files: list[str]) -> tuple[Values, Sources]:
+    """Returns the values of a resolved configuration file and the file that sets each; adds what it reads to files."""
     file = own_config(path) or Path(path)
     if not file.is_file():
         values = _flat(get_config(path).to_dict())
+        files.append(path)
         return values, dict.fromkeys(values, path)
     cfg = Config.fromfile(file)
     values = _flat(_expanded(cfg))
-    inherited = [*_stock_models(cfg), *(_values_and_sources(base) for base in bases_of(file))]
+    bases = [_values_and_sources(base, files) for base in bases_of(file)]
+    inherited = [*_stock_models(cfg, files), *bases]
+    files.append(_name(file))
     return values, {place: _source(place, value, inherited) or _name(file) for place, value in values.items()}
 
 
@@ -96,6 +130,16 @@ def _without_scopes(value: Any) -> Any:
     return [_without_scopes(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
+def _with_needed_scopes(value: Any, scope: str | None) -> Any:
+    """Returns a value without each ``_scope_`` that names the scope around it, in which its dict is built anyway."""
+    if isinstance(value, dict):
+        own = value.get("_scope_", scope)
+        is_needed = own != scope or len(value) == 1
+        parts = {key: part for key, part in value.items() if key != "_scope_" or is_needed}
+        return {key: _with_needed_scopes(part, own) for key, part in parts.items()}
+    return type(value)(_with_needed_scopes(part, scope) for part in value) if type(value) in (list, tuple) else value
+
+
 def _expanded(cfg: Config) -> dict[str, Any]:
     """Returns a configuration as a dict in which distiller and stock models are expanded."""
     cfg = Config(cfg.to_dict())
@@ -104,14 +148,17 @@ def _expanded(cfg: Config) -> dict[str, Any]:
     config = cfg.to_dict()
     for parent, key in _models(config):
         if is_stock_model(parent[key]):
-            parent[key] = copy.deepcopy(_expanded_stock(repr(parent[key])))
+            parent[key] = copy.deepcopy(_expanded_stock(pickle.dumps(parent[key])))
     return config
 
 
 @functools.lru_cache(maxsize=16)
-def _expanded_stock(model: str) -> dict[str, Any]:
-    """Returns an expanded stock model; mmengine takes a second to find a library's file, and bases share models."""
-    return expand_stock_model(ast.literal_eval(model))
+def _expanded_stock(model: bytes) -> dict[str, Any]:
+    """Returns an expanded stock model, given as a pickle because the cache needs a hashable argument.
+
+    mmengine takes a second to find a library's file, and bases share models.
+    """
+    return expand_stock_model(pickle.loads(model))
 
 
 def _models(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
@@ -121,25 +168,37 @@ def _models(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
         yield from ((config["model"], key) for key in ("architecture", "teacher") if key in config["model"])
 
 
-def _stock_models(cfg: Config) -> Iterator[tuple[Values, Sources]]:
-    """Yields the values of the stock models of a configuration at their places in it, without its differences."""
+def _stock_models(cfg: Config, files: list[str]) -> Iterator[tuple[Values, Sources]]:
+    """Yields the values of the stock models of a configuration at their places in it; adds their names to files."""
     for parent, key in _models(cfg.to_dict()):
         if is_stock_model(parent[key]):
             stock = parent[key]["cfg"]
-            model = _expanded_stock(repr(dict(type="StockModel", cfg=stock)))
+            model = _expanded_stock(pickle.dumps(dict(type="StockModel", cfg=stock)))
             place: Place = ("model",) if key == "model" else ("model", key)
             values = {(*place, *rest): value for rest, value in _flat(model).items()}
-            yield values, dict.fromkeys(values, stock if "::" in stock else _name(Path(stock)))
+            files.append(stock if "::" in stock else _name(Path(stock)))
+            yield values, dict.fromkeys(values, files[-1])
 
 
 def bases_of(file: Path) -> list[str]:
-    """Returns the bases that a configuration file names."""
-    for statement in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", "") == "_base_":
-            bases = ast.literal_eval(statement.value)
-            bases = [bases] if isinstance(bases, str) else bases
-            return [base if "::" in base else os.path.normpath(file.parent / base) for base in bases]
-    return []
+    """Returns the bases that a configuration file (Python, YAML or JSON) names.
+
+    Raises:
+        ValueError: if a Python file computes them.
+    """
+    bases: Any = []
+    if file.suffix != ".py":
+        bases = load(file).get("_base_", [])
+    else:
+        for statement in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", "") == "_base_":
+                try:
+                    bases = ast.literal_eval(statement.value)
+                except ValueError:
+                    got = ast.get_source_segment(file.read_text(encoding="utf-8"), statement.value)
+                    raise ValueError(f"{file}: got _base_ = {got}, expected strings. Write the names out.") from None
+    bases = [bases] if isinstance(bases, str) else bases
+    return [base if "::" in base else os.path.normpath(file.parent / base) for base in bases]
 
 
 def _name(file: Path) -> str:
@@ -162,7 +221,7 @@ def _lines(prefix: str, value: Any, place: Place, sources: Sources, indent: int 
     end = "," if indent else ""
     pad = " " * indent
     if len(found) == 1 or not isinstance(value, dict):
-        first, *rest = f"{pad}{prefix}{_literal(value, indent)}{end}".splitlines()
+        first, *rest = f"{pad}{prefix}{_literal(value, indent, len(prefix))}{end}".splitlines()
         yield f"{first}  # {', '.join(sorted(found))}"
         yield from rest
         return
@@ -173,17 +232,23 @@ def _lines(prefix: str, value: Any, place: Place, sources: Sources, indent: int 
     yield f"{pad}{closing}{end}"
 
 
-def _literal(value: Any, indent: int) -> str:
-    """Returns the Python literal of a value, on several lines if it is long."""
+def _literal(value: Any, indent: int, before: int) -> str:
+    """Returns the Python literal of a value behind so many characters, on several lines if it is long."""
+    pad = " " * (indent + 4)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
+    if isinstance(value, str) and indent + before + len(repr(value)) > WIDTH:
+        size = max(WIDTH - indent - 10, 20)
+        parts = [repr(value[start : start + size]) for start in range(0, len(value), size)]
+        return "\n".join(["(", *(pad + part for part in parts), " " * indent + ")"])
     if not isinstance(value, (dict, list, tuple)):
         return repr(value)
     opening, closing, prefixes = _brackets(value)
     parts = list(value.values() if isinstance(value, dict) else value)
-    items = [prefix + _literal(part, indent + 4) for prefix, part in zip(prefixes, parts)]
+    items = [prefix + _literal(part, indent + 4, len(prefix)) for prefix, part in zip(prefixes, parts)]
     line = opening + ", ".join(items) + ("," if isinstance(value, tuple) and len(items) == 1 else "") + closing
-    if indent + len(line) <= 100 and "\n" not in line:
+    if indent + before + len(line) <= WIDTH and "\n" not in line:
         return line
-    pad = " " * (indent + 4)
     return "\n".join([opening, *(f"{pad}{item}," for item in items), " " * indent + closing])
 
 

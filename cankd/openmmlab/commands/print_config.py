@@ -3,8 +3,9 @@
 python tools/print_config.py CONFIG [--only KEY] [--cfg-options KEY=VALUE ...]
 
 All bases are merged, the distiller is written out in mmrazor's long form and stock models with all of their keys. The
-comment behind a line names the file that the value comes from, or all values of the dict that begins there; a file that
-repeats the value of its base is not named. What is printed is a configuration itself.
+files that were read stand above, numbered; the number behind a line is that of the file that the value comes from, or
+all values of the dict that begins there. A file that repeats the value of its base is not named. What is printed is a
+configuration itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Sequence
 
 from cankd.openmmlab.commands.arguments import add_cfg_options
 from cankd.openmmlab.commands.running import tool_errors
-from cankd.openmmlab.config_sources import Sources, resolve, resolved_text
+from cankd.openmmlab.config_sources import Resolved, resolve, resolved_text
 from cankd.utils.command_line import command_parser
 
 
@@ -26,23 +27,21 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def part_of(config: dict[str, Any], sources: Sources, key: str) -> tuple[dict[str, Any], Sources]:
+def part_of(resolved: Resolved, key: str) -> Resolved:
     """Returns one part of a resolved configuration under the last name of its dotted key, and its sources."""
     *parents, name = key.split(".")
-    part: Any = config
+    part: Any = resolved.config
     for parent in parents:
         part = part.get(parent) if isinstance(part, dict) else None
     if not isinstance(part, dict) or name not in part:
         raise ValueError(f"--only: got {key}, expected a key of the configuration such as model.distiller. Correct it.")
     place, above = (*parents, name), len(parents)
-    inside = {other[above:]: source for other, source in sources.items() if other[: above + 1] == place}
-    return {name: part[name]}, inside
+    inside = {other[above:]: source for other, source in resolved.sources.items() if other[: above + 1] == place}
+    return Resolved({name: part[name]}, inside, resolved.files)
 
 
 @tool_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    config, sources = resolve(args.config, args.cfg_options)
-    if args.only:
-        config, sources = part_of(config, sources, args.only)
-    print(resolved_text(config, sources), end="")
+    resolved = resolve(args.config, args.cfg_options)
+    print(resolved_text(part_of(resolved, args.only) if args.only else resolved), end="")
