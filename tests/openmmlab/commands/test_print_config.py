@@ -147,7 +147,7 @@ def test_a_part_is_printed(capsys, monkeypatch):
 def test_every_printed_line_of_a_mixed_dict_has_its_file(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     text = _printed(capsys, "configs/demo/quickstart_cankd.py", "--only", "model.architecture.neck")
-    student = re.search(r"^# (\[\d+\]) configs/demo/quickstart_student.py$", text, flags=re.MULTILINE).group(1)
+    (student,) = re.findall(r"^# (\[\d+\]) configs/demo/quickstart_student.py$", text, flags=re.MULTILINE)
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     # What the student's own file resolves to is one file's.
     assert lines[0] == f"neck = dict(  # {student}" and not any("#" in line for line in lines[1:])
