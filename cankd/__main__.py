@@ -1,4 +1,4 @@
-"""The command ``cankd``: ``cankd --help`` lists what it can do, ``cankd COMMAND --help`` what a command takes."""
+"""Runs the command ``cankd``: ``cankd --help`` lists the subcommands, ``cankd COMMAND --help`` their arguments."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cankd.utils.command_line import one_line_errors
 # imported when they are called, as the OpenMMLab libraries take seconds to import.
 COMMANDS = {
     "train": ("train", "main", "train a distillation, or any model"),
-    "test": ("test", "main", "evaluate a student out of a distillation, or any model"),
+    "test": ("test", "main", "evaluate a distilled student, or any model"),
     "launch": ("cankd.utils.launch", "main", "train or test with several processes"),
-    "convert": ("convert_checkpoint", "main", "cut the student out of a distillation checkpoint"),
+    "convert": ("convert_checkpoint", "main", "extract the student from a distillation checkpoint"),
     "shrink": ("convert_checkpoint", "shrink", "keep a checkpoint's weights alone, in half precision"),
     "export": ("export_student", "main", "export a student as ONNX, checked against torch"),
-    "quickstart": ("quickstart", "main", "distil a small detector on the spot and show what it gained"),
+    "quickstart": ("quickstart", "main", "distil a small detector and show the gain"),
     "print-config": ("print_config", "main", "print a configuration resolved, with the file of each value"),
     "list-modules": ("list_modules", "main", "list the modules that a distiller can record, with their shapes"),
     "show-features": ("show_features", "main", "draw the feature maps of models"),
@@ -27,7 +27,7 @@ COMMANDS = {
     "show-grad-cam": ("show_grad_cam", "main", "draw the Grad-CAM of classifiers"),
     "show-predictions": ("show_predictions", "main", "draw what models predict, beside the ground truth"),
     "robustness": ("robustness", "main", "measure robustness against image corruptions"),
-    "confusion-matrix": ("confusion_matrix", "main", "draw what was taken for what"),
+    "confusion-matrix": ("confusion_matrix", "main", "draw confusion matrices"),
     "curves": ("plot_curves", "main", "draw accuracy and losses of several runs over time"),
     "complexity": ("complexity", "main", "count parameters and multiply-adds of losses or models"),
     "benchmark-loss": ("benchmark_loss", "main", "measure time and memory of CanKD's loss"),
@@ -45,9 +45,9 @@ def module_of(name: str) -> str:
 
 
 def help_text() -> str:
-    """The list of all commands."""
+    """Returns the list of all commands."""
     lines = [f"  {name:22}{description}" for name, (_, _, description) in COMMANDS.items()]
-    return "\n".join(["usage: cankd COMMAND ...", "", *lines, "", "cankd COMMAND --help shows what a command takes."])
+    return "\n".join(["usage: cankd COMMAND ...", "", *lines, "", "cankd COMMAND --help shows a command's arguments."])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         expected = f"one like {', '.join(near)}" if near else "one that `cankd --help` lists"
         sys.stderr.write(f"cankd: got the command {name!r}, expected {expected}.\n")
         sys.exit(2)
-    sys.argv[:] = [f"cankd {name}", *arguments]  # what usage texts and reports name
+    sys.argv[:] = [f"cankd {name}", *arguments]  # usage texts and reports show it
     with one_line_errors():  # of a missing library, too
         run = getattr(importlib.import_module(module_of(name)), COMMANDS[name][1])
     run(arguments)

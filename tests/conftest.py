@@ -1,4 +1,4 @@
-"""What the tests share: tolerances, helpers to run the tools, small data."""
+"""Shares tolerances, functions that run the tools, and small data among the tests."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4, torch.bfloat16: 0.1, tor
 
 
 def relative_error(got: torch.Tensor, expected: torch.Tensor, floor: float = 1e-10) -> float:
-    """Norm of the difference over the norm of what was expected (absolute below ``floor``)."""
+    """Returns the norm of the difference over that of the expected tensor (absolute below ``floor``)."""
     difference = (got.double() - expected.double()).norm().item()
     return difference / max(expected.double().norm().item(), floor)
 
 
 def enliven(module: torch.nn.Module, seed: int = 0) -> None:
-    """Draws every parameter at random: at its zero start the block would be dead in a test."""
+    """Draws every parameter at random: with its initial zeros the block has no effect."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -46,9 +46,10 @@ def _seed() -> None:
 
 
 def forget_runs(kind: Any = ManagerMixin) -> None:
-    """Forgets what mmengine keeps by a run's name, which another run of the same second would share."""
+    """Deletes the objects that mmengine keeps by a run's name, which a second run of the same second would share."""
     for cls in kind.__subclasses__():
         default = {"mmengine"} if cls is MMLogger else set()  # it writes to the stream of when it was made
+        # Private: mmengine has no public way to delete an instance.
         for name in set(cls._instance_dict) - default:
             del cls._instance_dict[name]
         forget_runs(cls)
@@ -56,7 +57,7 @@ def forget_runs(kind: Any = ManagerMixin) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_runs_before() -> Iterator[None]:
-    """Runs inside a test's process leave a registry scope and more behind, which the next test must not find."""
+    """Deletes after each test the registry scope and the loggers of runs in the test's own process."""
     yield
     forget_runs()
 
@@ -83,7 +84,7 @@ def run_python(*command: Any, check: bool = True, timeout: int = 900, **env: str
 
 
 def free_port() -> str:
-    """A port that nothing listens on, for a process group."""
+    """Returns a port that nothing listens on, for a process group."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
@@ -101,7 +102,7 @@ def run_tool() -> Callable[..., subprocess.CompletedProcess]:
 
 @pytest.fixture(scope="session")
 def mini_data(tmp_path_factory, run_tool) -> Path:
-    """Eight training and eight validation scenes of the quickstart's data."""
+    """Returns eight training and eight validation scenes of the quickstart's data."""
     out = tmp_path_factory.mktemp("data") / "mini"
     run_tool("dataset_tools/make_quickstart_data.py", "--out", out, "--train", 8, "--val", 8)
     return out

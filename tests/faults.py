@@ -1,4 +1,4 @@
-"""What can be wrong with a command line, a configuration, a checkpoint or data, and what a user is told.
+"""Lists faults of command lines, configurations, checkpoints and data, each with its error message.
 
 tests/openmmlab/commands/test_faults.py tries each; ``python -m tests.faults`` writes docs/faults.md from the list.
 """
@@ -14,7 +14,7 @@ DOC = ROOT / "docs" / "faults.md"
 
 
 class Fault(NamedTuple):
-    """A fault, what to run, and a part of the line that it ends with.
+    """Fault, command line that has it, and a part of the last line that is printed.
 
     ``arguments`` follow the tool; ``{name}`` in them and in ``config`` is a file that the test makes. ``config``, if
     any, is laid over the quickstart's distillation and given as ``{config}``.
@@ -34,7 +34,7 @@ MAP = "dict(recorder='fpn', from_student=True, data_idx=0)"
 def mapping(
     recorder: str = "fpn", student: object = True, level: int = 0, teacher: object = False, more: str = ""
 ) -> str:
-    """A configuration that changes what one loss reads."""
+    """Returns a configuration that changes the inputs of one loss."""
     s_feature = f"s_feature=dict(recorder='{recorder}', from_student={student!r}, data_idx={level}{more})"
     t_feature = f"t_feature=dict(from_student={teacher!r})"
     return f"model = dict(distiller=dict(loss_forward_mappings=dict(loss_fpn1=dict({s_feature}, {t_feature}))))"

@@ -1,4 +1,4 @@
-"""Kills trainings and resumes them: ``python -m tests.kill_runs FOLDER [--seed N] [--random N]`` is the full set.
+"""Kills trainings and resumes them; ``python -m tests.kill_runs FOLDER [--seed N] [--random N]`` runs the full set.
 
 Every training is a process of its own, and every kill a SIGKILL. A moment is either what ``tests.killing``
 names or a number of seconds after the process's first training step.
@@ -48,13 +48,13 @@ SAVE_BEST = ", save_best='coco/bbox_mAP', rule='greater'"
 
 
 def write_config(file: Path, data: Path, iterations: int, best: str = "") -> Path:
-    """A quickstart with random augmentation that saves at every second step and validates at every third."""
+    """Writes a quickstart with random augmentation that saves at every second step and validates at every third."""
     file.write_text(CONFIG.format(root=ROOT, data=data, iterations=iterations, best=best))
     return file
 
 
 def _train(arguments: list[str], log: Path, moment: Any) -> None:
-    """tools/train.py in this process, which has all libraries imported."""
+    """Runs tools/train.py in this process, which has all libraries imported."""
     with log.open("w") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -65,12 +65,12 @@ def _train(arguments: list[str], log: Path, moment: Any) -> None:
 
 
 def killed_runs(config: Path, work_dir: Path, moments: Sequence[str | float | None]) -> list[str]:
-    """Trains, killed at each moment and resumed after it; at None a run is left alone.
+    """Starts a training for each moment, kills it then, and resumes it with the next; at None it runs to its end.
 
     Every run is a process of its own; a server that has imported the libraries forks them.
 
     Returns:
-        What each of them printed.
+        The output of each run.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cankd.openmmlab.engine", "mmdet.apis"])
@@ -93,7 +93,7 @@ def killed_runs(config: Path, work_dir: Path, moments: Sequence[str | float | No
 
 
 def differences(one: Any, other: Any, name: str = "") -> list[str]:
-    """The names of what differs, in any bit, between two checkpoints or parts of them."""
+    """Returns the names of the values that differ, in any bit, between two checkpoints or parts of them."""
     if type(one) is not type(other):
         return [name]
     if isinstance(one, dict):
@@ -112,13 +112,13 @@ PARTS = ("state_dict", "optimizer", "param_schedulers", "random_state")
 
 
 def final(work_dir: Path, iterations: int) -> dict:
-    """What must be equal in the last checkpoints of two runs."""
+    """Returns the parts of a run's last checkpoint that must equal another run's."""
     checkpoint = load_checkpoint_file(work_dir / f"iter_{iterations}.pth")
     return {part: checkpoint[part] for part in PARTS}
 
 
 def worst_moments(step: int) -> dict[str, str]:
-    """While the checkpoint of a step is saved, by ``tests.killing``."""
+    """Returns moments while the checkpoint of a step is saved, by name, for ``tests.killing``."""
     return {
         "the new checkpoint is empty": f"open iter_{step}.pth write",
         "the new checkpoint is written, but not closed": f"open iter_{step}.pth written",

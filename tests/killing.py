@@ -1,4 +1,4 @@
-"""Kills the process that imports it, with SIGKILL, at the moment that the environment's ``KILL_AT`` names.
+"""Kills the process that imports this module by SIGKILL, at the moment in the environment variable ``KILL_AT``.
 
 ``KILL_AT`` is an audit event of Python ("open", "os.rename", "os.remove"), the beginning of a file's name, and
 "now" (before it happens), "after", "write" (before the first write to the file) or "written" (after it, not closed).

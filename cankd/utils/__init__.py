@@ -1,1 +1,1 @@
-"""Files that are written whole, and what every command line needs."""
+"""Writing of files, types and errors of command lines."""

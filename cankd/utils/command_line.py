@@ -1,4 +1,4 @@
-"""Argument types and errors that all command line tools share."""
+"""Argument types and one-line errors of the command line tools."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Callable, Iterator
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """A type for argparse: whole numbers from ``least`` on."""
+    """Returns a type for argparse: whole numbers from ``least`` on."""
 
     def integer(text: str) -> int:
         value = int(text)
@@ -38,7 +38,7 @@ def one_line_errors() -> Iterator[None]:
 
     Raises:
         SystemExit: in place of an ``OSError``, ``ValueError``, ``ImportError`` or ``KeyError``, with
-            its message. A ``KeyError`` that has only a key to say is no message and stays one.
+            its message. A ``KeyError`` with a bare key as its message is raised as it is.
     """
     try:
         yield

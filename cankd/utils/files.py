@@ -1,4 +1,4 @@
-"""Result files that are complete, absent or still the old ones, never half written."""
+"""Writes result files whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """Gives a path to write to, and puts what was written there in ``path``'s place at the end.
+    """Yields a temporary path to write to, and renames that file to ``path`` at the end.
 
     Args:
-        path: the file that is wanted; its folder is made if needed.
+        path: file to write; its folder is made if needed.
 
     Yields:
         A path beside it. It is removed again if writing fails.
@@ -43,10 +43,10 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: str | Path) -> list[Path]:
-    """Removes what processes that are dead left of files that they were writing with :func:`whole`.
+    """Removes unfinished files of :func:`whole` whose processes have ended.
 
     Args:
-        folder: where to look, without the folders in it.
+        folder: folder to search, without its subfolders.
 
     Returns:
         The files that were removed.
@@ -59,7 +59,7 @@ def remove_leftovers(folder: str | Path) -> list[Path]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine is still running."""
+    """Returns whether a process of this machine is still running."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -70,7 +70,7 @@ def is_alive(pid: int) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
     except OSError:  # not Linux
         return True
-    return state != "Z"  # dead, but nobody has asked yet how it ended
+    return state != "Z"  # ended, but its parent has not read its exit status
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -96,13 +96,13 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Finds out whether a file can be written, before the work whose result it is to hold.
+    """Checks that a file can be written, before the work whose result it will hold.
 
     Args:
-        path: the file; its folder is made if needed.
+        path: file to check; its folder is made if needed.
 
     Raises:
-        OSError: if it cannot.
+        OSError: if the file cannot be written.
     """
     path = Path(path)
     if path.is_dir():
@@ -114,7 +114,7 @@ def check_writable(path: str | Path) -> None:
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, in hex."""
+    """Computes the SHA-256 of a file, in hex."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):

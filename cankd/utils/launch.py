@@ -41,4 +41,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.main([*options, f"--nproc_per_node={args.gpus}", *program])
     except ChildFailedError as error:  # torchrun's own traceback would hide why
         status = error.get_first_failure()[1].exitcode
-        sys.exit(status if status > 0 else 128 - status)  # killed by a signal: as a shell says it
+        sys.exit(status if status > 0 else 128 - status)  # killed by a signal: the status that a shell gives

@@ -1,4 +1,4 @@
-"""Stock models that configurations name, and how a configuration differs from them."""
+"""Compares configurations with the stock models that they name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAYER4 = ("backbone.layer4", 512)
 
 
 def flat(config: Any, path: tuple = ()) -> dict[tuple, Any]:
-    """Path of keys -> value, of all values in a nested dict."""
+    """Returns all values in a nested dict, path of keys -> value."""
     if isinstance(config, dict):
         return {key: value for name, part in config.items() for key, value in flat(part, (*path, name)).items()}
     return {path: config}
@@ -35,7 +35,7 @@ def flat(config: Any, path: tuple = ()) -> dict[tuple, Any]:
 
 @functools.lru_cache(maxsize=None)
 def stock_values(name: str) -> dict[tuple, Any]:
-    """Path of keys -> value, of a stock configuration's model."""
+    """Returns the values of a stock configuration's model, path of keys -> value."""
     config = get_config(name)
     if "data_preprocessor" in config:  # mmpretrain's stands beside the model
         config.model.data_preprocessor = config.data_preprocessor
@@ -43,7 +43,7 @@ def stock_values(name: str) -> dict[tuple, Any]:
 
 
 def differences_from(model: dict, stock: str) -> dict[tuple, Any]:
-    """Path of keys -> value, where a configuration's model differs from a stock one."""
+    """Returns the values of a configuration's model that differ from a stock one, path of keys -> value."""
     model = {key: value for key, value in model.items() if key != "type"}
     with DefaultScope.overwrite_default_scope(module_of(stock.split("::")[0])):
         mine = flat(Config(stock_config(**model)).to_dict())
@@ -53,7 +53,7 @@ def differences_from(model: dict, stock: str) -> dict[tuple, Any]:
 
 @functools.lru_cache(maxsize=None)
 def weights_of(package: str) -> dict[str, str]:
-    """Stock configuration -> where its checkpoint lies, of all metafiles that an installed package ships."""
+    """Reads the checkpoints' addresses from all metafiles of an installed package, stock configuration -> address."""
     weights = {}
     for file in (Path(importlib.import_module(package).__file__ or "").parent / ".mim" / "configs").rglob(
         "metafile.y*ml"
@@ -68,13 +68,13 @@ def weights_of(package: str) -> dict[str, str]:
 
 
 def published_weights(model: dict) -> str:
-    """Where the library that ships a leaf's teacher says that its checkpoint lies."""
+    """Returns the address of a recipe's teacher, from the metafiles of the teacher's library."""
     package, name = model["teacher"]["cfg"].split("::")
     return weights_of(module_of(package))[Path(name).stem]
 
 
 def without_scopes(config: Any) -> Any:
-    """Without the scopes that mmengine notes in what it inherits."""
+    """Returns a copy without the scopes that mmengine adds to inherited values."""
     if isinstance(config, dict):
         return {key: without_scopes(value) for key, value in config.items() if key != "_scope_"}
     return [without_scopes(part) for part in config] if isinstance(config, (list, tuple)) else config

@@ -1,4 +1,4 @@
-"""Every leaf against what the published runs used; the table stands apart from the configurations."""
+"""Compares every recipe with a table of the settings of the published runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.configs.stock_models import (
     without_scopes,
 )
 from tests.conftest import ROOT
-from tests.train_leaf import tiny_bert
+from tests.train_recipe import tiny_bert
 
 RETINA_R50 = "retinanet/retinanet_r50_fpn_2x_coco"
 RETINA_R50_1X = "retinanet/retinanet_r50_fpn_1x_coco"
@@ -180,7 +180,7 @@ DETR: dict[str, tuple] = {
         *(50, 40, 2e-4, 2, {name: {"lr_mult": 0.1} for name in ("backbone", "sampling_offsets", "reference_points")}),
     ),
 }
-# What lasts in the same leaves where everything does that the published files meant to inherit.
+# What lasts in the same recipes where everything does that the published files meant to inherit.
 DETR_INHERIT = {
     "dino_r101_dino_r50_12e_coco": ["neck", "encoder", "decoder", "bbox_head"],
     "dino_swin-l_dino_swin-b_12e_coco": ["encoder", "decoder", "bbox_head"],
@@ -217,10 +217,10 @@ FCOS_DIFFERENCES = {
 }
 
 
-def test_every_leaf_is_in_the_table_and_in_the_metafile():
-    leaves = {path.stem: path for path in DISTILL.glob("*/cankd/*.py")}
+def test_every_recipe_is_in_the_table_and_in_the_metafile():
+    recipes = {path.stem: path for path in DISTILL.glob("*/cankd/*.py")}
     inherits = {f"cankd-inherit_neck_{name}" for name in DETR_INHERIT}
-    assert set(leaves) == {*DETECTION, *SEGMENTATION, *DETR, *inherits, OBJECTS365, *CLASSIFICATION}
+    assert set(recipes) == {*DETECTION, *SEGMENTATION, *DETR, *inherits, OBJECTS365, *CLASSIFICATION}
     models = yaml.safe_load((ROOT / "configs" / "metafile.yml").read_text(encoding="utf-8"))["models"]
     assert sorted(m["config"] for m in models) == sorted(
         str(path.relative_to(ROOT / "configs")) for path in DISTILL.rglob("*.py")
@@ -230,7 +230,7 @@ def test_every_leaf_is_in_the_table_and_in_the_metafile():
 
 
 @pytest.mark.parametrize("path", sorted(DISTILL.rglob("*.py")), ids=lambda path: path.stem)
-def test_leaves_are_short_and_name_no_machine(path):
+def test_recipes_are_short_and_name_no_machine(path):
     text = path.read_text()
     assert len([line for line in text.splitlines() if line.strip()]) <= 25
     assert not any(f"/{root}/" in text for root in ("home", "root", "data", "mnt", "Users"))
@@ -264,7 +264,7 @@ def test_checkpoints_leave_the_teacher_out(path):
 
 
 @pytest.mark.parametrize("name", sorted(DETECTION))
-def test_detection_leaf(name):
+def test_detection_recipe(name):
     student, teacher, checkpoint, epochs, loss_differences, inherit = DETECTION[name]
     cfg = read_config(DISTILL / "mmdet" / "cankd" / f"{name}.py")
     assert cfg.model.type == "PartialTeacherDistill"
@@ -304,7 +304,7 @@ def test_detection_leaf(name):
 
 
 @pytest.mark.parametrize("name", sorted(SEGMENTATION))
-def test_segmentation_leaf(name):
+def test_segmentation_recipe(name):
     student, teacher, checkpoint, weight, source, channels = SEGMENTATION[name]
     cfg = read_config(DISTILL / "mmseg" / "cankd" / f"{name}.py")
     assert cfg.model.type == "PartialTeacherDistill"
@@ -331,7 +331,7 @@ def test_segmentation_leaf(name):
 
 
 @pytest.mark.parametrize("name", sorted(DETR))
-def test_detr_leaf(name):
+def test_detr_recipe(name):
     (student, student_differs, teacher, teacher_differs, checkpoint, levels, inherited, epochs, step, lr, batch,
      custom_keys) = DETR[name]  # fmt: skip
     cfg = read_config(DISTILL / "mmdet" / "cankd" / f"{name}.py")
@@ -367,14 +367,14 @@ def test_detr_leaf(name):
 
 
 @pytest.mark.parametrize("name", DETR_INHERIT)
-def test_detr_inherit_leaf(name):
+def test_detr_inherit_recipe(name):
     cfg, without = (read_config(DISTILL / f"mmdet/cankd/{kind}_neck_{name}.py") for kind in ("cankd-inherit", "cankd"))
     assert cfg.pop("custom_hooks") == [{"type": "InheritTeacherHook", "modules": DETR_INHERIT[name]}]
     without.pop("custom_hooks", None)
     assert cfg.to_dict() == without.to_dict()
 
 
-def test_objects365_leaf():
+def test_objects365_recipe():
     stock = DET.format(TEACHERS["retinanet_r101_fpn_1x_objects365v2"])
     cfg = read_config(DISTILL / "mmdet" / "cankd" / f"{OBJECTS365}.py")
     coco = read_config(DISTILL / "mmdet" / "cankd" / "cankd_fpn_retinanet_r101_retinanet_r50_2x_coco.py")
@@ -393,7 +393,7 @@ def test_objects365_leaf():
 
 
 @pytest.mark.parametrize("name", sorted(CLASSIFICATION))
-def test_classification_leaf(name):
+def test_classification_recipe(name):
     differs, teacher, checkpoint, source, channels, teacher_channels = CLASSIFICATION[name]
     stock = "mmpretrain::resnet/resnet18_8xb32_in1k.py"
     cfg = read_config(DISTILL / "mmpretrain" / "cankd" / f"{name}.py")
@@ -425,10 +425,10 @@ def test_every_teacher_without_a_checkpoint_has_its_training_configuration():
     assert set(configs) == set(TEACHERS)
     for name, stock in TEACHERS.items():
         cfg, cfg_stock = read_config(configs[name]), get_config(DET.format(stock))
-        (leaf,) = [path for path in DISTILL.rglob("*.py") if f"work_dirs/{name}/" in path.read_text()]
-        distilled = read_config(leaf)
+        (recipe,) = [path for path in DISTILL.rglob("*.py") if f"work_dirs/{name}/" in path.read_text()]
+        distilled = read_config(recipe)
         assert f"work_dirs/{name}/epoch_{cfg.train_cfg.max_epochs}.pth" == distilled.model.teacher_ckpt
-        assert f"configs/teachers/{name}.py" in leaf.read_text()
+        assert f"configs/teachers/{name}.py" in recipe.read_text()
         mine, theirs = flat(without_scopes(cfg.model)), flat(without_scopes(cfg_stock.model))
         changed = {key: value for key, value in mine.items() if theirs.get(key) != value}
         if "swin" in name:
@@ -453,7 +453,7 @@ def test_the_student_that_mmdet_lacks_has_its_training_configuration():
 
 
 def _distinct(table: dict, folder: str) -> list[Path]:
-    """One leaf for each pair of student and teacher."""
+    """One recipe for each pair of student and teacher."""
     pairs = {str(row[:2]): DISTILL / folder / "cankd" / f"{name}.py" for name, row in sorted(table.items())[::-1]}
     return sorted(pairs.values())
 

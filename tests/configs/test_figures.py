@@ -63,7 +63,7 @@ PSPNET, PSPNET_DEEPLAB, DEEPLAB, DEEPLAB_MV2 = (
         "deeplabv3_r101_deeplabv3_mv2",
     )
 )
-# Table -> leaf -> what is printed, in the columns' order; S is a supplement, None is not printed.
+# Table -> recipe -> what is printed, in the columns' order; S is a supplement, None is not printed.
 ROWS: dict[str, dict[str, tuple]] = {
     "1": {
         f"cankd_fpn_{RETINANET}": (39.7, 58.6, 42.5, 21.8, 43.8, 53.6),
@@ -127,7 +127,7 @@ ROWS: dict[str, dict[str, tuple]] = {
 }
 # Supplement 1, of the same runs.
 COCO_C = {f"cankd-inherit_fpn_{RETINANET}": (20.5, 51.6), f"fgd_fpn_{RETINANET}": (20.3, 51.3)}
-PRINTED = {leaf: (table, figures) for table, rows in ROWS.items() for leaf, figures in rows.items()}
+PRINTED = {recipe: (table, figures) for table, rows in ROWS.items() for recipe, figures in rows.items()}
 
 
 def test_teachers_and_students_alone_are_the_paper_s():
@@ -136,13 +136,13 @@ def test_teachers_and_students_alone_are_the_paper_s():
         assert config is None or "::" in config or (ROOT / "configs" / config).exists(), config
 
 
-@pytest.mark.parametrize("leaf", sorted(PRINTED))
-def test_a_row_has_every_column_that_the_paper_prints(leaf):
-    table, (paper, *others) = PRINTED[leaf]
-    entry = ENTRIES[leaf]
+@pytest.mark.parametrize("recipe", sorted(PRINTED))
+def test_a_row_has_every_column_that_the_paper_prints(recipe):
+    table, (paper, *others) = PRINTED[recipe]
+    entry = ENTRIES[recipe]
     columns = DETECTION if entry["metric"] == "AP" else SEGMENTATION
     expected = {name: value for name, value in zip(columns[1:], others) if value is not None}
-    expected.update(zip(ROBUSTNESS, COCO_C.get(leaf, ())))
+    expected.update(zip(ROBUSTNESS, COCO_C.get(recipe, ())))
     assert entry["paper"] == paper and entry["metric"] == columns[0]
     assert entry.get("columns", {}) == expected
     named = f"CanKD, {'supplement' if table[0] == 'S' else 'table'} {table.lstrip('S')}"
@@ -154,19 +154,19 @@ def test_a_row_has_every_column_that_the_paper_prints(leaf):
     assert (entry["teacher"], entry["student"]) == tuple(BASELINES[name][columns[0]] for name in (teacher, student))
 
 
-def test_no_other_leaf_has_a_figure_of_cankd_s():
-    for leaf, entry in ENTRIES.items():
+def test_no_other_recipe_has_a_figure_of_cankd_s():
+    for recipe, entry in ENTRIES.items():
         if entry["paper"] is not None and "method" not in entry or re.match("CanKD", entry.get("source") or ""):
-            assert leaf in PRINTED, leaf
+            assert recipe in PRINTED, recipe
 
 
 def test_a_published_figure_names_its_source():
-    # CrossKD's and ACAM-KD's figures are their own; all others that stand beside a leaf are those that CanKD prints.
-    for leaf, entry in ENTRIES.items():
+    # CrossKD's and ACAM-KD's figures are their own; all others that stand beside a recipe are those that CanKD prints.
+    for recipe, entry in ENTRIES.items():
         if "method" in entry:
-            assert (entry["paper"] is None) == (entry["source"] is None), leaf
+            assert (entry["paper"] is None) == (entry["source"] is None), recipe
             if not entry["method"].startswith(("CrossKD", "ACAM-KD")):
-                assert entry["source"] is None or entry["source"].startswith("CanKD, "), leaf
+                assert entry["source"] is None or entry["source"].startswith("CanKD, "), recipe
 
 
 TABLE_4 = {
@@ -178,7 +178,7 @@ TABLE_4 = {
 }
 
 
-def _leaf(pair: str) -> Config:
+def _recipe(pair: str) -> Config:
     return read_config(ROOT / "configs/distill/mmseg/cankd" / f"cankd_backbone_{pair}.py")
 
 
@@ -188,7 +188,7 @@ def test_table_4_s_costs_of_whole_models_are_made_again(name):
     """To the printed digit at 1024 x 2048: what is convolved grows with the pixels, what is pooled before does not."""
     pair, role = TABLE_4[name]
     sizes = (64, 128), (128, 256)
-    small, large = (model_cost(_leaf(pair), size, role) for size in sizes)
+    small, large = (model_cost(_recipe(pair), size, role) for size in sizes)
     fewer, more = (height * width for height, width in sizes)
     slope = (large.printed[0] - small.printed[0]) / (more - fewer)
     operations = small.printed[0] + slope * (1024 * 2048 - fewer)
@@ -198,7 +198,7 @@ def test_table_4_s_costs_of_whole_models_are_made_again(name):
 
 
 def test_model_costs_are_mmengine_s(tmp_path):
-    cfg = _leaf(PSPNET)
+    cfg = _recipe(PSPNET)
     expected = get_model_complexity_info(build_model(cfg), (3, 64, 128), show_table=False, show_arch=False)
     cost = model_cost(cfg, (64, 128))
     assert (cost.total, cost.parameters) == (expected["flops"], expected["params"])

@@ -1,4 +1,4 @@
-"""The harness: a method's leaf differs from CanKD's in the method alone, has its published weights, and trains."""
+"""Tests that a method's recipe differs from CanKD's in the method alone, has its published weights, and trains."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cankd.openmmlab.configs import read_config
 from cankd.openmmlab.engine.runner import Runner
 from tests.conftest import ROOT, run_python
 from tests.demo import options_for, records_of
-from tests.train_leaf import overlay
+from tests.train_recipe import overlay
 
 DISTILL = ROOT / "configs" / "distill"
 RETINANET, FASTER_RCNN = "retinanet_r101_retinanet_r50_2x_coco", "faster-rcnn_r101_faster-rcnn_r50_2x_coco"
@@ -40,7 +40,7 @@ PSPNET_DEEPLAB, DEEPLAB = (f"{teacher}_r101_deeplabv3_r18_80k_cityscapes" for te
 # Compared in test_own_recipes.py.
 ROWS = yaml.safe_load((ROOT / "configs/metafile.yml").read_text(encoding="utf-8"))["models"]
 OWN_RECIPES = {Path(model["config"]).stem for model in ROWS if model.get("recipe") == "own"}
-# Pair -> the methods that have a leaf. CrossKD needs a head it knows, FGD needs boxes, and plain L2 on
+# Pair -> the methods that have a recipe. CrossKD needs a head it knows, FGD needs boxes, and plain L2 on
 # RepPoints is a row of CanKD's paper, in CanKD's folder.
 FEATURES = ("acamkd", "cwd", "fbkd", "l2", "mgd", "pkd")
 HARNESS = {
@@ -81,8 +81,8 @@ def _config(pair: str, method: str) -> Config:
     return read_config(_path(pair, method))
 
 
-LEAVES = [(pair, method) for pair, methods in {**HARNESS, **LISTED}.items() for method in methods]
-# The others on LISTED pairs are compared, and were trained once: logfile/leaves.
+RECIPES = [(pair, method) for pair, methods in {**HARNESS, **LISTED}.items() for method in methods]
+# The others on LISTED pairs are compared, and were trained once: logfile/recipes.
 TRAINED = [*((pair, method) for pair, methods in HARNESS.items() for method in methods), (DINO, "cwd")]
 ONE_OF_EACH = [
     *((RETINANET, method) for method in ("acamkd", "cwd", "fbkd", "l2", "mgd", "pkd", "fgd", "crosskd-harness")),
@@ -92,12 +92,12 @@ ONE_OF_EACH = [
 
 def test_the_harness_is_complete():
     found = [path for path in DISTILL.rglob("*.py") if path.parent.name != "cankd" and path.stem not in OWN_RECIPES]
-    assert sorted(found) == sorted(_path(*leaf) for leaf in LEAVES)
+    assert sorted(found) == sorted(_path(*recipe) for recipe in RECIPES)
 
 
-@pytest.mark.parametrize("leaf", LEAVES, ids="-".join)
-def test_a_leaf_differs_from_cankd_s_in_the_method_alone(leaf):
-    pair, method = leaf
+@pytest.mark.parametrize("recipe", RECIPES, ids="-".join)
+def test_a_recipe_differs_from_cankd_s_in_the_method_alone(recipe):
+    pair, method = recipe
     cfg, cankd = (_config(pair, name).to_dict() for name in (method, "cankd"))
     for name in ("method", "large_weights", "two_stage_weights", "pkd"):
         cfg.pop(name, None)
@@ -152,9 +152,9 @@ MASKED_SHARE = {RETINANET: 0.65, FASTER_RCNN: 0.45, REPPOINTS: 0.65, GFL: 0.65}
 MASKED_SHARE.update({PSPNET: 0.75, PSPNET_DEEPLAB: 0.75, DEEPLAB: 0.75})
 
 
-@pytest.mark.parametrize("leaf", LEAVES, ids="-".join)
-def test_a_leaf_has_the_published_weights_on_the_published_levels(leaf):
-    pair, method = leaf
+@pytest.mark.parametrize("recipe", RECIPES, ids="-".join)
+def test_a_recipe_has_the_published_weights_on_the_published_levels(recipe):
+    pair, method = recipe
     kind, attributes, levels = PUBLISHED.get((method, pair), PUBLISHED[method])
     cfg = _config(pair, method).model.distiller
     distiller = MODELS.build(cfg)
@@ -188,7 +188,7 @@ def _overlay(pair: str, data: Path, size: int) -> Config:
 
 @functools.lru_cache(maxsize=1)
 def _models(pair: str, data: Path) -> list[torch.nn.Module]:
-    """Student and teacher, made once for all leaves of a pair."""
+    """Student and teacher, made once for all recipes of a pair."""
     cfg = _overlay(pair, data, 128)
     models = [MODELS.build(model) for model in (cfg.model.architecture, cfg.model.teacher)]
     for model in models:
@@ -206,9 +206,9 @@ def _checksum(model: torch.nn.Module) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("leaf", TRAINED if CLASSIFICATION == "mmpretrain" else ONE_OF_EACH, ids="-".join)
-def test_a_leaf_trains(leaf, data):
-    pair, method = leaf
+@pytest.mark.parametrize("recipe", TRAINED if CLASSIFICATION == "mmpretrain" else ONE_OF_EACH, ids="-".join)
+def test_a_recipe_trains(recipe, data):
+    pair, method = recipe
     # A copy: recorders leave their hooks, and with them all of an algorithm, in the models.
     student, teacher = copy.deepcopy(_models(pair, data))
     # FBKD pools level 3 twice, which 128 pixels are too few for, as they are for DINO's 900 queries.
@@ -267,7 +267,7 @@ def test_a_leaf_trains(leaf, data):
     ],
 )
 def test_the_command_trains_validates_and_saves(pair, method, loss, data, tmp_path):
-    command = ["-m", "tests.train_leaf", _path(pair, method), data, 128, tmp_path / "run", data / "teachers"]
+    command = ["-m", "tests.train_recipe", _path(pair, method), data, 128, tmp_path / "run", data / "teachers"]
     done = run_python(*command, OMP_NUM_THREADS="1")
     records = records_of(tmp_path / "run")
     assert len(records) == 2 and "Epoch(val)" in done.stdout

@@ -1,4 +1,4 @@
-"""CrossKD's and ACAM-KD's leaves with the recipes that made their figures; the tables stand apart from the leaves."""
+"""Compares CrossKD's and ACAM-KD's recipes with tables of their published settings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ R18_BACKBONE: dict[tuple, Any] = {
 }
 V2 = "https://download.openmmlab.com/mmdetection/v2.0/"
 # Leaf of CrossKD without PKD -> stock student and what differs, stock teacher, its checkpoint, epochs, images on each
-# GPU, and the weight of PKD beside it, None where there is no such leaf.
+# GPU, and the weight of PKD beside it, None where there is no such recipe.
 _CROSSKD: dict[str, tuple] = {
     "gfl_r101_gfl_r50_1x_coco": (
         *(GFL_R50, {}, GFL_R101),
@@ -119,7 +119,7 @@ def test_crosskd_has_the_published_weights_and_starts():
 
 
 @pytest.mark.parametrize("name", sorted(CROSSKD))
-def test_crosskd_leaf(name):
+def test_crosskd_recipe(name):
     student, differences, teacher, checkpoint, epochs, batch, pkd = CROSSKD[name]
     cfg = read_config(DISTILL / "mmdet" / "crosskd" / f"{name}.py")
     # Weights and start are the class's defaults.
@@ -171,7 +171,7 @@ def test_crosskd_leaf(name):
 
 
 def _built(config: dict, arguments: dict[str, Any]) -> None:
-    """The loss of a configuration has the printed formula and weights."""
+    """Checks that the loss of a configuration has the printed formula and weights."""
     loss = MODELS.build(config)
     assert loss.diversity == "ratio" and (loss.distill_weight, loss.diversity_weight) == (1, 1)
     assert loss.normalization == "weights" and not loss.instance_norm
@@ -183,7 +183,7 @@ def _built(config: dict, arguments: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ACAMKD))
-def test_acamkd_leaf(name):
+def test_acamkd_recipe(name):
     student, teacher, arguments = ACAMKD[name]
     cfg = read_config(DISTILL / "mmdet" / "acamkd" / f"{name}.py")
     assert cfg.model.type == "PartialTeacherDistill" and cfg.custom_hooks == [{"type": "InheritTeacherHook"}]
@@ -205,7 +205,7 @@ def test_acamkd_leaf(name):
 
 
 @pytest.mark.parametrize("name", sorted(SEGMENTATION))
-def test_acamkd_segmentation_leaf(name):
+def test_acamkd_segmentation_recipe(name):
     student, source, channels = SEGMENTATION[name]
     cfg = read_config(DISTILL / "mmseg" / "acamkd" / f"{name}.py")
     assert differences_from(cfg.model.architecture, SEG.format(student)) == {}

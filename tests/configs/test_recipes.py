@@ -1,4 +1,4 @@
-"""Every leaf trains: the real command on a few images in the real layout (see tests/train_leaf.py)."""
+"""Trains every recipe by the real command, on a few images in the real layout (see tests/train_recipe.py)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from cankd.openmmlab.checkpoint_files import load_checkpoint_file
 from cankd.openmmlab.compat import CLASSIFICATION
 from cankd.openmmlab.configs import read_config
 from tests.conftest import ROOT, free_port, run_command, run_python
-from tests.train_leaf import random_weights
+from tests.train_recipe import random_weights
 
 pytestmark = pytest.mark.slow
 
-LEAVES = {path.stem: path for path in sorted((ROOT / "configs" / "distill").glob("*/cankd/*.py"))}
+RECIPES = {path.stem: path for path in sorted((ROOT / "configs" / "distill").glob("*/cankd/*.py"))}
 # All train on the modern stack; on the paper stack one of each kind, all of which build there.
 ONE_OF_EACH_KIND = [
     "cankd-inherit_fpn_faster-rcnn_r101_faster-rcnn_r50_2x_coco",
@@ -32,12 +32,12 @@ ONE_OF_EACH_KIND = [
     "cankd_backbone_pspnet_r101_pspnet_r18_80k_cityscapes",
     "cankd_backbone_resnet50_mobilenet-v1_8xb32_in1k",
 ]
-# The DETRs' inheriting leaves differ from the others in their start, which test_inherit_teacher_hook.py compares.
-# They were trained once: logfile/leaves.
+# The DETRs' inheriting recipes differ from the others in their start, which test_inherit_teacher_hook.py compares.
+# They were trained once: logfile/recipes.
 TRAINED = ONE_OF_EACH_KIND
 if CLASSIFICATION == "mmpretrain":
-    TRAINED = [name for name in LEAVES if not name.startswith("cankd-inherit_neck_")]
-# The least gradient of a block's weight beside the student's; a block that is dead or constant leaves 1e-14 or nothing.
+    TRAINED = [name for name in RECIPES if not name.startswith("cankd-inherit_neck_")]
+# The least gradient of a block's weight beside the student's; a block without effect has 1e-14 or 0.
 ALIVE = 1e-6
 # At random weights the task losses of these have far larger gradients than the others'; 7e-8 and 1e-6 were seen.
 FAINT = {"grounding-dino": 1e-8, "mobilenet-v1": 1e-8}
@@ -45,7 +45,7 @@ IMAGES = {"coco": 6, "objects365": 6, "cityscapes": 6, "imagenet": 96}  # three 
 
 
 def _size(name: str) -> int:
-    """Pixels of an image's side: DETRs' 900 queries need as many positions, P6 must hold the pool.
+    """Returns the side of an image in pixels: DETRs' 900 queries need as many positions, P6 must hold the pool.
 
     A softmax needs more than one position on the pooled P6: over a single one it is constant.
     """
@@ -58,7 +58,7 @@ def _size(name: str) -> int:
 
 @pytest.fixture(scope="session")
 def layouts(tmp_path_factory, run_tool) -> Path:
-    """A folder with mini data in each of the four layouts."""
+    """Makes a folder with mini data in each of the four layouts."""
     out = tmp_path_factory.mktemp("layouts")
     for layout, count in IMAGES.items():
         run_tool("dataset_tools/make_mini.py", "--layout", layout, "--out", out / layout, "--train", count, "--val", 2)
@@ -67,13 +67,13 @@ def layouts(tmp_path_factory, run_tool) -> Path:
 
 @pytest.fixture(scope="session")
 def teachers(tmp_path_factory) -> Path:
-    """A folder for the teachers' random weights, which leaves share."""
+    """Makes a folder for the teachers' random weights, which the recipes share."""
     return tmp_path_factory.mktemp("teachers")
 
 
-def _train_leaf(name: str, layouts: Path, work_dir: Path, teachers: Path, *extra: str) -> str:
-    """Trains a leaf on mini data, or with "prepare" writes the configuration for it alone; returns the log."""
-    command = ["-m", "tests.train_leaf", LEAVES[name], layouts, _size(name)]
+def _train_recipe(name: str, layouts: Path, work_dir: Path, teachers: Path, *extra: str) -> str:
+    """Trains a recipe on mini data, or with "prepare" writes the configuration for it alone; returns the log."""
+    command = ["-m", "tests.train_recipe", RECIPES[name], layouts, _size(name)]
     done = run_python(*command, work_dir, teachers, *extra, OMP_NUM_THREADS="1", timeout=1800)
     return done.stdout
 
@@ -84,11 +84,11 @@ def _ranks(work_dir: Path) -> list[list[dict]]:
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_leaf_trains(name, layouts, teachers, tmp_path):
+def test_recipe_trains(name, layouts, teachers, tmp_path):
     work_dir = tmp_path / name
-    log = _train_leaf(name, layouts, work_dir, teachers)
+    log = _train_recipe(name, layouts, work_dir, teachers)
     (records,) = _ranks(work_dir)
-    cfg = read_config(LEAVES[name])
+    cfg = read_config(RECIPES[name])
     losses = cfg.model.distiller.distill_losses
     assert len(records) == 3, log[-6000:]
     for record in records:
@@ -125,8 +125,8 @@ def test_leaf_trains(name, layouts, teachers, tmp_path):
     "name",
     ["cankd_fpn_retinanet_r101_retinanet_r50_2x_coco", "cankd_backbone_pspnet_r101_pspnet_r18_80k_cityscapes"],
 )
-def test_leaf_trains_in_two_processes(name, layouts, teachers, tmp_path):
-    _train_leaf(name, layouts, tmp_path, teachers, "prepare")
+def test_recipe_trains_in_two_processes(name, layouts, teachers, tmp_path):
+    _train_recipe(name, layouts, tmp_path, teachers, "prepare")
     config = tmp_path / "overlay.py"
     command = ["bash", "tools/dist_train.sh", str(config), "2", "--work-dir", str(config.parent)]
     run_command(*command, PORT=free_port(), OMP_NUM_THREADS="1")
@@ -138,8 +138,8 @@ def test_leaf_trains_in_two_processes(name, layouts, teachers, tmp_path):
     assert list(config.parent.glob("*_[123].pth"))
 
 
-def test_leaf_trains_on_two_nodes(layouts, teachers, tmp_path):
-    _train_leaf("cankd_fpn_retinanet_r101_retinanet_r50_2x_coco", layouts, tmp_path, teachers, "prepare")
+def test_recipe_trains_on_two_nodes(layouts, teachers, tmp_path):
+    _train_recipe("cankd_fpn_retinanet_r101_retinanet_r50_2x_coco", layouts, tmp_path, teachers, "prepare")
     config = tmp_path / "overlay.py"
     port = free_port()
 
@@ -187,7 +187,7 @@ val_cfg = dict(_delete_=True, type='mmrazor.SingleTeacherDistillValLoop')
 
 
 def test_a_published_configuration_trains_as_it_is(layouts, run_tool, tmp_path):
-    """Its pretrained backbone lies, with random weights, where torch keeps what it has fetched."""
+    """Puts the pretrained backbone, with random weights, where torch keeps fetched files."""
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     resnet50 = Path(urlparse(get_torchvision_models()["resnet50"]).path).name
     torch.save(torchvision.models.resnet50().state_dict(), tmp_path / "hub" / "checkpoints" / resnet50)

@@ -1,4 +1,4 @@
-"""Memory that a loss needs, measured in a process of its own."""
+"""Measures the memory that a loss needs, in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cankd.openmmlab.analysis.benchmark import in_own_process, peak_extra_bytes
 
 
 def extra_memory(label: str, shape: Sequence[int], kind: type, **arguments: Any) -> int:
-    """Bytes that one pass of a loss over two maps of a shape needs beside them, for :func:`in_own_process`."""
+    """Returns the bytes that one pass of a loss over two maps needs beside them, for :func:`in_own_process`."""
     torch.set_num_threads(1)
     loss = kind(shape[1], **arguments)
     x, y = torch.randn(*shape, requires_grad=True), torch.randn(*shape)
@@ -28,7 +28,7 @@ def extra_memory(label: str, shape: Sequence[int], kind: type, **arguments: Any)
 
 
 def memory_in_own_process(label: str, shape: Sequence[int], kind: type, **arguments: Any) -> int:
-    """Like :func:`extra_memory`, in a process of its own, and surely more than the student's gradient."""
+    """Calls :func:`extra_memory` in a process of its own, and checks that the student's gradient is in the result."""
     extra = in_own_process(partial(extra_memory, shape=shape, kind=kind, **arguments), label)
     assert extra > 4 * math.prod(shape), f"{label}: {extra} bytes are too few to be a measurement"
     return extra

@@ -1,4 +1,4 @@
-"""What the loss must not cost: graph breaks, memory, second derivatives."""
+"""Tests that the loss saves memory, breaks no graph and has second derivatives."""
 
 from __future__ import annotations
 

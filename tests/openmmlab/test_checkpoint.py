@@ -1,4 +1,4 @@
-"""What a checkpoint says of its parts, and that nothing reads a file twice on one way."""
+"""Tests the parts of a checkpoint, and that no run reads a file twice."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_teacher_is_kept_and_weights_are_halved_where_they_can_be():
 
 @pytest.fixture()
 def reads(monkeypatch):
-    """How often each file was opened by the function that every checkpoint goes through, by the file's name."""
+    """Returns how often each file was opened by the function that every checkpoint goes through, by the file's name."""
     counts: Counter = Counter()
     read = checkpoint_files.load_safely
 
@@ -90,7 +90,7 @@ def reads(monkeypatch):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, mini_data):
-    """A run of one iteration: its configuration and its checkpoint."""
+    """Returns configuration and checkpoint of a run of one iteration."""
     folder = tmp_path_factory.mktemp("reads")
     config = folder / "config.py"
     config.write_text(

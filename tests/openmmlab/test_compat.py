@@ -30,7 +30,7 @@ def test_importing_the_wing_registers_mmrazor_and_us():
         "print_log('still heard', logger='current', level=logging.WARNING)"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, check=True)
-    # One line: nothing of the libraries' chatter, and the default logger still speaks.
+    # One line: the libraries print nothing, and the default logger still does.
     assert len(done.stdout.strip().splitlines()) == 1 and b"still heard" in done.stdout
 
 
@@ -67,7 +67,7 @@ def test_a_missing_package_is_named_instead_of_installed():
 def test_either_name_of_the_classification_library_means_the_installed_one(name, tmp_path):
     model = stock_model(f"{name}::resnet/resnet18_8xb32_in1k.py", head={"num_classes": 7})
     assert type(model).__module__.startswith(f"{CLASSIFICATION}.") and model.head.fc.out_features == 7
-    config = tmp_path / "leaf.py"
+    config = tmp_path / "recipe.py"
     config.write_text(f"_base_ = ['{name}::_base_/datasets/imagenet_bs32.py']\ntrain_dataloader = dict(batch_size=3)\n")
     loader = Config.fromfile(config).train_dataloader
     assert (loader.batch_size, loader.dataset._scope_, loader.dataset.type) == (3, CLASSIFICATION, "ImageNet")

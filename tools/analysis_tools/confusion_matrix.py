@@ -1,4 +1,4 @@
-"""Draws what was taken for what: of one model, or of two with their difference."""
+"""Draws confusion matrices: of one model, or of two with their difference."""
 
 from cankd.openmmlab.commands.confusion_matrix import main
 

@@ -37,11 +37,12 @@ ODD_SHAPES = [(2, 8, 10, 14), (1, 6, 7, 9), (3, 4, 5, 3)]
 class LinearNaiveLoss(NaiveNLKDINLoss):
     """The naive loss in linear order: g phi^T is summed over the teacher's positions first."""
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
-        theta, phi, g = self.theta(x).flatten(2), self.pool(self.phi(y)).flatten(2), self.pool(self.g(y)).flatten(2)
+    def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:  # noqa: D102
+        theta, phi = self.theta(s_feature).flatten(2), self.pool(self.phi(t_feature)).flatten(2)
+        g = self.pool(self.g(t_feature)).flatten(2)
         z = (g @ phi.transpose(1, 2) / phi.shape[2]) @ theta
-        enhanced = self.bn(self.w_z(z.view(x.shape[0], -1, *x.shape[2:]))) + x
-        return self.loss_weight * nn.functional.mse_loss(self.norm(enhanced), self.norm(y)) / 2
+        enhanced = self.bn(self.w_z(z.view(len(s_feature), -1, *s_feature.shape[2:]))) + s_feature
+        return self.loss_weight * nn.functional.mse_loss(self.norm(enhanced), self.norm(t_feature)) / 2
 
 
 def build(implementation: str, channels: int) -> nn.Module:

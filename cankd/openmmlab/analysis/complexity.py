@@ -64,7 +64,7 @@ class MultiplyAdds(TorchDispatchMode):
 
 
 class ConnectedLoss(nn.Module):
-    """A loss behind the connectors of a distillation."""
+    """Loss of two maps that pass connectors first."""
 
     def __init__(self, loss: dict, student: dict | None = None, teacher: dict | None = None) -> None:
         super().__init__()
@@ -72,19 +72,19 @@ class ConnectedLoss(nn.Module):
         self.teacher = MODELS.build(teacher) if teacher else nn.Identity()
         self.loss = MODELS.build(loss)
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
         """Returns the loss of two maps (B, C, H, W)."""
-        return self.loss(self.student(student), self.teacher(teacher))
+        return self.loss(self.student(s_feature), self.teacher(t_feature))
 
 
 class BoxedFGDLoss(FGDLoss):
-    """FGD for two maps alone: one box covers every image; more boxes would add no product."""
+    """FGD with one box on each image, which covers it; further boxes add no product of matrices."""
 
-    def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+    def forward(self, s_feature: Tensor, t_feature: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """Returns the parts of the loss of two maps (B, C, H, W)."""
-        height, width = student.shape[2:]
-        boxes = [torch.tensor([[0.0, 0.0, width, height]])] * len(student)
-        return super().forward(student, teacher, boxes, [(height, width)] * len(student))
+        height, width = s_feature.shape[2:]
+        boxes = [torch.tensor([[0.0, 0.0, width, height]])] * len(s_feature)
+        return super().forward(s_feature, t_feature, boxes, [(height, width)] * len(s_feature))
 
 
 class Cost(NamedTuple):

@@ -28,7 +28,7 @@ from cankd.openmmlab.configs import in_scope
 from cankd.openmmlab.inference import prepare
 from cankd.utils.files import sha256, whole
 
-# Largest difference to torch, relative to the largest value of an output: both compute in float32.
+# Largest difference from torch, relative to the largest value of an output; both compute in float32.
 TOLERANCE = 1e-4
 
 
@@ -122,7 +122,7 @@ def _exportable_pooling(part: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_standard_output() -> Iterator[None]:
-    """Discards what torch's exporter writes past Python: every node of a graph that it cannot export."""
+    """Discards standard output, also that of C++: torch's exporter prints graphs that it cannot export there."""
     kept = os.dup(1)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
@@ -163,7 +163,7 @@ def preprocessing(model: nn.Module) -> dict[str, Any]:
     for name in ("mean", "std"):
         buffer = getattr(preprocessor, name, None)
         found[name] = None if buffer is None else buffer.flatten().tolist()
-    # mmengine's and OneDL's name, mmsegmentation's, mmpretrain's.
+    # Names of mmengine and OneDL (private: it has no public one), mmsegmentation and mmpretrain.
     flags = ("_channel_conversion", "channel_conversion", "to_rgb")
     return {**found, "bgr_to_rgb": any(getattr(preprocessor, flag, False) for flag in flags)}
 

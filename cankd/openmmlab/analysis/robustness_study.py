@@ -1,4 +1,4 @@
-"""Measures models under image corruptions, with a file of results that a later run goes on from."""
+"""Measures models under image corruptions and keeps the results in a file, so that a later run continues."""
 
 from __future__ import annotations
 

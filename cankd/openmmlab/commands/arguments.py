@@ -1,4 +1,4 @@
-"""Arguments that commands of all kinds share."""
+"""Adds the arguments that commands of all kinds share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cankd.openmmlab.checkpoint_files import trust_checkpoints
 
 
 class KeyValues(DictAction):
-    """mmengine's action for ``key=value`` arguments, with a clear error for one that is none."""
+    """Parses ``key=value`` arguments as mmengine does; anything else is reported as an error in one line."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         """Takes the arguments.

@@ -36,7 +36,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     gpu = torch.cuda.is_available()
     parser = command_parser(__doc__)
     parser.add_argument("config", help=f"a distillation configuration, of {', '.join(ALGORITHMS)}")
-    parser.add_argument("--shape", nargs=2, type=at_least(1), help="of the images; 800 1344 on a GPU, 400 672 on a CPU")
+    parser.add_argument("--shape", nargs=2, type=at_least(1), help="image size; 800 1344 on a GPU, 400 672 on a CPU")
     parser.add_argument("--batch", type=at_least(1), default=2 if gpu else 1, help="images in a step")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if gpu else "cpu")
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision, on a GPU")
@@ -46,7 +46,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--rounds",
         type=at_least(1),
         default=1,
-        help="times that all steps are gone through, so that a drift meets them alike",
+        help="repetitions of the whole list of steps, so that a drift of the machine's speed affects all alike",
     )
     parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/benchmark_step"), help="folder to write to")

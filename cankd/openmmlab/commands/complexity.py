@@ -34,13 +34,13 @@ IMAGES = {"mmdet": (800, 1333), "mmseg": (1024, 2048)}
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("config", nargs="?", help="count this configuration's models instead of the losses")
-    parser.add_argument("--shape", nargs=4, type=int, default=PAPER_SHAPE, help="of both maps, B C H W")
+    parser.add_argument("--shape", nargs=4, type=int, default=PAPER_SHAPE, help="shape of both maps, B C H W")
     parser.add_argument(
         "--input-shape",
         nargs=2,
         type=int,
         metavar=("H", "W"),
-        help="of the image; by default 800 1333 for detectors, 1024 2048 for segmenters, 224 224 for classifiers",
+        help="size of the image; by default 800 1333 for detectors, 1024 2048 for segmenters, 224 224 for classifiers",
     )
     parser.add_argument("--out", type=Path, help="JSON to write")
     return parser.parse_args(argv)

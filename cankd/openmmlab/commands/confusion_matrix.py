@@ -1,4 +1,4 @@
-"""Draws what was taken for what: of one model, or of two with their difference.
+"""Draws confusion matrices: of one model, or of two with their difference.
 
 python tools/analysis_tools/confusion_matrix.py CONFIG PREDICTIONS.pkl SAVE_DIR [--compare OTHER.pkl] [--names A B]
 
@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("predictions", help="pickle that `cankd test --out` wrote")
     parser.add_argument("save_dir", type=Path, help="folder to write to")
     parser.add_argument("--compare", help="a second model's pickle, drawn beside the first, with the difference")
-    parser.add_argument("--names", nargs="+", help="of the models; the names of the files by default")
+    parser.add_argument("--names", nargs="+", help="names of the models; the names of the files by default")
     parser.add_argument("--show", action="store_true", help="open the picture")
     parser.add_argument("--color-theme", default="plasma", help="matplotlib colour map")
     parser.add_argument("--score-thr", type=float, default=0.3, help="detections below this score are left out")

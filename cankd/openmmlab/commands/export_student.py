@@ -56,7 +56,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--shape", nargs=2, type=at_least(1), help="H W of the input; the first image's by default")
     parser.add_argument("--dynamic", action="store_true", help="let the file take any batch size, height and width")
-    parser.add_argument("--opset", type=at_least(1), default=17, help="of ONNX")
+    parser.add_argument("--opset", type=at_least(1), default=17, help="version of ONNX's operator set")
     parser.add_argument("--metrics", type=Path, help="JSON that `cankd test` wrote, to be kept with the file")
     add_cfg_options(parser)
     add_trust_argument(parser)

@@ -34,7 +34,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs=2,
         type=at_least(1),
         metavar=("H", "W"),
-        help="of the image; 512 512 by default, 224 224 for classifiers",
+        help="size of the image; 512 512 by default, 224 224 for classifiers",
     )
     parser.add_argument("--depth", type=at_least(1), help="how deep names go: 2 for backbone.layer1; default all")
     add_cfg_options(parser)

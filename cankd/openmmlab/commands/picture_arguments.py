@@ -38,7 +38,7 @@ def image_parser(text: str | None) -> argparse.ArgumentParser:
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds where to write, where to run and overrides of the configurations."""
+    """Adds the output path, the device and overrides of the configurations."""
     parser.add_argument(
         "--out-file",
         type=Path,
@@ -54,13 +54,13 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_map_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds how feature maps are shown."""
+    """Adds the options for drawing feature maps."""
     parser.add_argument("--use-norm", action="store_true", help="standardise each channel over the positions first")
     parser.add_argument("--overlaid", action="store_true", help="draw the maps over the image")
     parser.add_argument("--channel-reduction", choices=CHANNEL_REDUCTIONS, help="show one map of all channels")
     parser.add_argument("--topk", type=at_least(0), default=20, help="channels without a reduction; default 20")
     parser.add_argument(
-        "--arrangement", nargs=2, type=at_least(1), default=(4, 5), metavar=("ROWS", "COLUMNS"), help="of channels; 4 5"
+        "--arrangement", nargs=2, type=at_least(1), default=(4, 5), metavar=("ROWS", "COLUMNS"), help="grid; default 4 5"
     )
     parser.add_argument(
         "--resize-shape", nargs=2, type=at_least(1), metavar=("H", "W"), help="resize the maps to this many positions"
@@ -106,9 +106,9 @@ def load_models(
     """Loads the models of a command line.
 
     Args:
-        models: (title, configuration, checkpoint, role) of each.
-        device: where they go.
-        repo: the library that all of them are expected to belong to. Defaults to any.
+        models: title, configuration, checkpoint and role of each model.
+        device: device of the models.
+        repo: library that all models are expected to belong to. Defaults to any.
         cfg_options: overrides of each configuration.
 
     Returns:
@@ -135,9 +135,9 @@ def feature_recorder(model: LoadedModel, recorders: Mapping[str, Any], mappings:
     """Makes the recorder of a model's maps, with the connectors of its distillation if a mapping names one.
 
     Args:
-        model: whose configuration and checkpoint are a distillation's if a mapping names a connector.
+        model: model to record; if a mapping names a connector, its configuration and checkpoint are a distillation's.
         recorders: see :class:`~cankd.openmmlab.visualization.features.FeatureRecorder`.
-        mappings: likewise.
+        mappings: mappings from the maps' names to records; see there.
 
     Returns:
         The recorder.
@@ -156,8 +156,8 @@ def picture_path(out: Path, pictures: int, *names: str) -> Path:
     """Returns the path to write a picture to.
 
     Args:
-        out: the argument ``--out-file``: a file if it has a suffix, else a folder.
-        pictures: how many are written in all; several get names of their own beside a file's.
+        out: argument ``--out-file``: a file if it has a suffix, else a folder.
+        pictures: number of pictures that are written in all.
         *names: parts of the name of this picture.
 
     Returns:

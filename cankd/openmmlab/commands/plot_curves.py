@@ -27,7 +27,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("runs", nargs="+", help="work dirs or scalars.json files")
     parser.add_argument("--out", type=Path, required=True, help="PNG to write; the CSV lies beside it")
-    parser.add_argument("--names", nargs="+", help="of the runs, in their order; the paths by default")
+    parser.add_argument("--names", nargs="+", help="names of the runs, in their order; the paths by default")
     parser.add_argument(
         "--keys",
         nargs="+",

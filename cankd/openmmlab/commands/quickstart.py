@@ -42,8 +42,8 @@ SHOWN_SCORE = 0.3
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of initial weights and order of the data")
-    parser.add_argument("--iterations", type=at_least(1), default=1200, help="of both students")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of initial weights and order of the data")
+    parser.add_argument("--iterations", type=at_least(1), default=1200, help="training iterations of each student")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/quickstart"))
     parser.add_argument("--data", type=Path, default=Path("data/quickstart"))
     parser.add_argument("--train-images", type=at_least(1), default=6000, help="generated training scenes")

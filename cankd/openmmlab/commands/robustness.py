@@ -49,12 +49,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the teacher: the retention mPC / mPC of the teacher is given for the others. A distillation "
         "configuration and checkpoint give theirs.",
     )
-    parser.add_argument("--names", nargs="+", help="of the models in their order, the teacher last")
+    parser.add_argument("--names", nargs="+", help="names of the models in their order, the teacher last")
     names = [*GROUPS, *GROUPS["all"]]
     parser.add_argument("--corruptions", nargs="+", default=["benchmark"], choices=names, help="corruptions or groups")
     severities = range(6)
     parser.add_argument("--severities", type=int, nargs="+", default=severities, choices=severities, help="0 is clean")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of the corruptions' noise")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of the corruptions' noise")
     parser.add_argument("--metric", help="accuracy to summarise, as the evaluator names it")
     parser.add_argument("--workers", type=at_least(0), help="processes that load and corrupt images")
     parser.add_argument(

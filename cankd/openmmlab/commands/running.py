@@ -1,4 +1,4 @@
-"""Shared parts of the commands that run a configuration, and of how commands end."""
+"""Reads, checks and ends the runs of the commands, and reports their errors in one line."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def check_teacher_file(cfg: Config) -> None:
     """Refuses a configuration whose teacher's checkpoint is a file that does not exist.
 
     Args:
-        cfg: the configuration that is about to run.
+        cfg: configuration of the run.
 
     Raises:
-        FileNotFoundError: if it is.
+        FileNotFoundError: if the file does not exist.
     """
     teacher = cfg.model.get("teacher_ckpt")
     if teacher and "://" not in teacher and not local_file(teacher).is_file():
@@ -140,10 +140,10 @@ def _bare_assertion(error: BaseException) -> str:
 
 
 def leave_process_group() -> None:
-    """Ends a distributed run in step: a process that exits while another still talks to it aborts that one.
+    """Ends all processes of a distributed run together: one that exits early aborts those that still talk to it.
 
-    Whoever calls it holds no runner and no wrapped model any more, so that gloo's threads end here.
-    One that still had to release a tensor, for which it needs the interpreter, would abort the process
+    The caller must have released its runner and its wrapped model, so that gloo's threads end here.
+    A thread that still had to release a tensor, for which it needs the interpreter, would abort the process
     while the interpreter shuts down ("terminate called without an active exception"), and deadlock with
     a group that is destroyed meanwhile. Nothing tells when they are done, so they are given time.
     """

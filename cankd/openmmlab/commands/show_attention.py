@@ -32,7 +32,7 @@ def point(text: str) -> tuple[float, float]:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = arguments.image_parser(__doc__)
     parser.add_argument("config", help="configuration of the distillation")
-    parser.add_argument("checkpoint", help="of the distillation's run")
+    parser.add_argument("checkpoint", help="checkpoint of the distillation's run")
     parser.add_argument(
         "--points", nargs="+", type=point, metavar="X,Y", help="student positions, in pixels of the file; the centre"
     )

@@ -27,7 +27,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments.add_model_arguments(parser)
     parser.add_argument("--ground-truth", action="store_true", help="a first column with the annotations")
     parser.add_argument("--score-thr", type=float, default=0.3, help="least score of a box; default 0.3")
-    parser.add_argument("--labels", choices=LABELS, default=LABELS[0], help="written at boxes; class, with the score")
+    parser.add_argument(
+        "--labels", choices=LABELS, default=LABELS[0], help="text at boxes; default class, with the score"
+    )
     parser.add_argument("--rows", type=at_least(1), default=6, help="most images in one picture; default 6")
     parser.add_argument("--alpha", type=float, default=0.6, help="opacity of label maps; default 0.6")
     arguments.add_common_arguments(parser)

@@ -164,7 +164,7 @@ def _by_hand(algorithm, kind, start, inputs, samples):
     """CrossKD's losses with the layers called one by one and mmdet's own loss modules."""
     student, teacher = algorithm.student, algorithm.teacher
     s_levels, t_levels = student.extract_feat(inputs), teacher.extract_feat(inputs)
-    crossed, judged = [], []
+    crossed, expected = [], []
     for level, (s_map, t_map) in enumerate(zip(s_levels, t_levels)):
         cross_outputs, own_outputs = [], []
         for tower in ("cls_convs", "reg_convs"):
@@ -180,11 +180,11 @@ def _by_hand(algorithm, kind, start, inputs, samples):
             cross_outputs += _finish(teacher.bbox_head, kind, aligned, tower, start, level)
             own_outputs += _finish(teacher.bbox_head, kind, t_inner, tower, start, level)
         crossed.append(cross_outputs)
-        judged.append(own_outputs)
-    return _losses_by_mmdet(student.bbox_head, kind, s_levels, crossed, judged, samples)
+        expected.append(own_outputs)
+    return _losses_by_mmdet(student.bbox_head, kind, s_levels, crossed, expected, samples)
 
 
-def _losses_by_mmdet(head, kind, levels, crossed, judged, samples):
+def _losses_by_mmdet(head, kind, levels, crossed, expected, samples):
     gt, metas = [sample.gt_instances for sample in samples], [sample.metainfo for sample in samples]
     sizes = [level.shape[2:] for level in levels]
 
@@ -206,7 +206,7 @@ def _losses_by_mmdet(head, kind, levels, crossed, judged, samples):
         weights = [level.flatten() for level in weights]
     sums = {"cls": 0.0, "reg": 0.0, "centerness": 0.0}
     quality_sum = 0.0
-    for level, (cross, own) in enumerate(zip(crossed, judged)):
+    for level, (cross, own) in enumerate(zip(crossed, expected)):
         cls, t_cls = flat(cross, 0, 10), flat(own, 0, 10)
         quality_focal = QualityFocalLoss(use_sigmoid=True, beta=1.0)
         sums["cls"] += quality_focal(cls, t_cls.sigmoid(), weights[level], avg_factor=average)

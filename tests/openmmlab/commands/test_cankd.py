@@ -92,8 +92,8 @@ def test_a_configuration_inherits_from_cankds_by_the_packages_name(tmp_path, mon
 
 def test_a_command_takes_the_configuration_of_a_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    leaf = "distill/mmdet/cankd/cankd_fpn_retinanet_x101_retinanet_r50_2x_coco.py"
-    assert read_config(f"cankd::{leaf}").model.to_dict() == read_config(ROOT / "configs" / leaf).model.to_dict()
+    recipe = "distill/mmdet/cankd/cankd_fpn_retinanet_x101_retinanet_r50_2x_coco.py"
+    assert read_config(f"cankd::{recipe}").model.to_dict() == read_config(ROOT / "configs" / recipe).model.to_dict()
     stock = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
     assert read_config(stock).model == get_config(stock).model
     for name, message in (("cankd::absent.py", "expected an existing file"), ("nobody::a/b.py", "does not support")):

@@ -1,4 +1,4 @@
-"""What a student starts with of its teacher: the hook, and the published arrangement, built really, beside it."""
+"""Compares the students that start with the hook with those that the published files build."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cankd.openmmlab.models import stock_model
 from tests.conftest import ROOT
-from tests.train_leaf import tiny_bert
+from tests.train_recipe import tiny_bert
 
 DET = ROOT / "configs" / "distill" / "mmdet" / "cankd"
 RETINANET = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
@@ -31,7 +31,7 @@ SMALL = dict(backbone=dict(depth=18, base_channels=8, init_cfg=None), neck=dict(
 
 
 def _models(student, teacher, own: dict = SMALL) -> tuple[nn.Module, nn.Module]:
-    """A student, and a teacher whose every parameter is 0.25."""
+    """Returns a student, and a teacher whose parameters all are 0.25."""
     models = [stock_model(stock, **own) for stock in (student, teacher)]
     with torch.no_grad():
         for parameter in models[1].parameters():
@@ -40,7 +40,7 @@ def _models(student, teacher, own: dict = SMALL) -> tuple[nn.Module, nn.Module]:
 
 
 def _runner(student, teacher, folder, *hooks: dict, ckpt: str | None = "teacher.pth") -> Runner:
-    """Mmengine's runner of a distillation that ends before its first step."""
+    """Returns mmengine's runner of a distillation that ends before its first step."""
     teacher.is_init = True
     losses = dict(type="mmrazor.ConfigurableDistiller")
     return Runner(
@@ -58,7 +58,7 @@ def _runner(student, teacher, folder, *hooks: dict, ckpt: str | None = "teacher.
 
 
 def _started(student, teacher, folder, *hooks: dict) -> tuple[Any, str]:
-    """The student as a run starts with it, and what the run logged."""
+    """Returns the student as a run starts with it, and the run's log."""
     runner = _runner(student, teacher, folder, *hooks)
     runner.train()
     return runner.model.student, next(folder.glob("*/*.log")).read_text()
@@ -138,7 +138,7 @@ def test_a_run_that_only_evaluates_is_left_alone(tmp_path):
 
 
 def _drawn_teacher(config: dict) -> nn.Module:
-    """A model whose every tensor differs from any that an initialisation makes."""
+    """Returns a model without a tensor that an initialisation could make."""
     teacher = MODELS.build(config)
     with torch.no_grad():
         for parameter in teacher.parameters():
@@ -147,7 +147,7 @@ def _drawn_teacher(config: dict) -> nn.Module:
 
 
 def _published(stock: str, modules: dict[str, str], teacher: nn.Module, folder: Path, backbone: dict) -> nn.Module:
-    """The stock student as the published files arrange it: each module's ``init_cfg`` reads the teacher's file."""
+    """Builds the stock student as the published files do: each module's ``init_cfg`` reads the teacher's file."""
     torch.save({"state_dict": teacher.state_dict()}, folder / "teacher.pth")
     model = get_config(stock).model
     model.backbone.update(init_cfg=None, **backbone)
@@ -204,8 +204,8 @@ STARTS: dict[str, tuple[str, dict[str, str], dict, dict, dict[str, tuple[int, in
 }
 
 
-def _start_of_leaf(name: str, folder: Path, student_backbone: dict, teacher_backbone: dict):
-    """The student that a run of the leaf starts with, and its teacher."""
+def _start_of_recipe(name: str, folder: Path, student_backbone: dict, teacher_backbone: dict):
+    """Returns the student that a run of the recipe starts with, and its teacher."""
     cfg = Config.fromfile(DET / f"{name}.py")
     for model, backbone in ((cfg.model.architecture, student_backbone), (cfg.model.teacher, teacher_backbone)):
         model.backbone = dict(model.get("backbone", {}), init_cfg=None, **backbone)
@@ -217,7 +217,7 @@ def _start_of_leaf(name: str, folder: Path, student_backbone: dict, teacher_back
 
 
 def _inherited(student: nn.Module, teacher: nn.Module) -> set[str]:
-    """The names of the student's tensors that are the teacher's."""
+    """Returns the names of the student's tensors that equal the teacher's."""
     # The first head of a cascade.
     given = {key.replace("bbox_head.0.", "bbox_head."): value for key, value in teacher.state_dict().items()}
     return {key for key, value in student.state_dict().items() if key in given and torch.equal(value, given[key])}
@@ -225,9 +225,9 @@ def _inherited(student: nn.Module, teacher: nn.Module) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STARTS)
-def test_a_leaf_starts_as_the_published_arrangement(name, tmp_path):
+def test_a_recipe_starts_as_the_published_arrangement(name, tmp_path):
     stock, modules, student_backbone, teacher_backbone, counts, spreads = STARTS[name]
-    student, teacher, log = _start_of_leaf(name, tmp_path, student_backbone, teacher_backbone)
+    student, teacher, log = _start_of_recipe(name, tmp_path, student_backbone, teacher_backbone)
     published = _published(stock, modules, teacher, tmp_path, student_backbone)
     taken = _inherited(student, teacher)
     assert taken == _inherited(published, teacher)
@@ -246,31 +246,31 @@ def test_a_leaf_starts_as_the_published_arrangement(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_dino_s_inherit_leaf_inherits_everything(tmp_path):
-    student, teacher, log = _start_of_leaf(DINO.replace("cankd", "cankd-inherit"), tmp_path, {}, {})
+def test_dino_s_inherit_recipe_inherits_everything(tmp_path):
+    student, teacher, log = _start_of_recipe(DINO.replace("cankd", "cankd-inherit"), tmp_path, {}, {})
     for module, (_, of) in STARTS[DINO][4].items():
         assert all(torch.equal(value, getattr(teacher, module).state_dict()[key]) for key, value in
                    getattr(student, module).state_dict().items())  # fmt: skip
         assert f"{of} of {of} tensors of {module}." in log
 
 
-def test_the_overlay_is_registered_and_used_by_every_inherit_leaf():
-    leaves = sorted(DET.glob("cankd-inherit_fpn_*.py"))
-    assert len(leaves) == 7
-    for leaf in leaves:
-        assert Config.fromfile(leaf).custom_hooks == [dict(type="InheritTeacherHook")]
+def test_the_overlay_is_registered_and_used_by_every_inherit_recipe():
+    recipes = sorted(DET.glob("cankd-inherit_fpn_*.py"))
+    assert len(recipes) == 7
+    for recipe in recipes:
+        assert Config.fromfile(recipe).custom_hooks == [dict(type="InheritTeacherHook")]
 
 
 @pytest.mark.parametrize(
-    "leaf",
+    "recipe",
     [
         "mmseg/cankd/cankd_backbone_pspnet_r101_pspnet_r18_80k_cityscapes.py",
         "mmpretrain/cankd/cankd_backbone_resnet34_resnet18_8xb32_in1k.py",
         "mmdet/fgd/fgd_fpn_retinanet_r101_retinanet_r50_2x_coco.py",
     ],
 )
-def test_the_overlay_goes_onto_any_leaf(leaf, tmp_path):
+def test_the_overlay_goes_onto_any_recipe(recipe, tmp_path):
     config = tmp_path / "inherit.py"
-    config.write_text(f"_base_ = ['{ROOT}/configs/distill/{leaf}', '{ROOT}/configs/_base_/inherit.py']\n")
+    config.write_text(f"_base_ = ['{ROOT}/configs/distill/{recipe}', '{ROOT}/configs/_base_/inherit.py']\n")
     cfg = Config.fromfile(config)
     assert cfg.custom_hooks == [dict(type="InheritTeacherHook")] and cfg.model.teacher_ckpt

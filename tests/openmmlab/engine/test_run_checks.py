@@ -1,4 +1,4 @@
-"""What a run refuses, warns of and lets pass; each run is a real one on generated scenes."""
+"""Tests which runs are refused, warned of or accepted; each run is a real one on generated scenes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=-1))
 
 @pytest.fixture()
 def train(mini_data, tmp_path):
-    """Trains the quickstart's pair with some more configuration; returns how it ended."""
+    """Trains the quickstart's pair with further configuration, and returns the finished process."""
 
     def run(more: str = "", *options: str, check: bool = True):
         base, config = tmp_path / "base.py", tmp_path / "config.py"

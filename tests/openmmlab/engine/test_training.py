@@ -52,7 +52,7 @@ def test_losses_are_finite_and_gradients_reach_every_part(distilled):
     assert "teacher" not in first
     for level in range(4):
         block = f"distiller.distill_losses.loss_fpn{level}.block."
-        # The block starts dead but for its batch norm and is alive one step later.
+        # At its start only the block's batch norm has a gradient, one step later all of it has.
         assert first[block + "theta.weight"] == 0 < first[block + "bn.weight"]
         for name in ("theta.weight", "phi.weight", "g.weight", "w_z.weight"):
             assert last[block + name] > 1e-6 * last["architecture"], name
@@ -243,9 +243,9 @@ def test_an_unreachable_teacher_names_its_url_and_the_option(mini_data, run_tool
 
 
 def test_a_teacher_that_must_be_trained_first_is_named(run_tool, tmp_path):
-    leaf = ROOT / "configs/distill/mmdet/cankd/cankd_neck_dino_r101_dino_r50_12e_coco.py"
+    recipe = ROOT / "configs/distill/mmdet/cankd/cankd_neck_dino_r101_dino_r50_12e_coco.py"
     absent = tmp_path / "teacher.pth"
-    done = run_tool("train.py", leaf, "--work-dir", tmp_path, "--cfg-options", f"teacher_ckpt={absent}", check=False)
+    done = run_tool("train.py", recipe, "--work-dir", tmp_path, "--cfg-options", f"teacher_ckpt={absent}", check=False)
     last = done.stdout.strip().splitlines()[-1]
     assert done.returncode != 0 and str(absent) in last and "--cfg-options teacher_ckpt=FILE" in last
 

@@ -37,24 +37,24 @@ from tests.openmmlab.visualization.shared import pixels, refused, where
 @pytest.mark.parametrize("pool_size", [1, 2])
 @pytest.mark.parametrize("affinity", ["dot_product", "gaussian", "embedded_gaussian", "concatenation"])
 def test_attention_rows_are_the_naive_matrix(affinity, pool_size):
-    # The reference keeps its matrix A to itself. With one-hot values g_j = e_j, what it hands to W_z is A.
+    # The naive loss does not return its matrix A. With one-hot values g_j = e_j, what it hands to W_z is A.
     height, width = 6, 8
     size = (height // pool_size, width // pool_size)
     pooled = size[0] * size[1]
     channels = 60 + pooled
-    reference = NaiveNLKDINLoss(channels, pooled, affinity, pool_size).double()
+    naive = NaiveNLKDINLoss(channels, pooled, affinity, pool_size).double()
     loss = NLKDINLoss(channels, pooled, affinity, pool_size).double()
-    enliven(reference)
+    enliven(naive)
     with torch.no_grad():
-        for parameter in reference.g.parameters():
+        for parameter in naive.g.parameters():
             parameter.zero_()
-        reference.g.weight[:, 60:, 0, 0] = torch.eye(pooled)
-    loss.load_state_dict({f"block.{key}": value for key, value in reference.state_dict().items()})
+        naive.g.weight[:, 60:, 0, 0] = torch.eye(pooled)
+    loss.load_state_dict({f"block.{key}": value for key, value in naive.state_dict().items()})
     x, y = torch.randn(2, 1, channels, height, width).double() * 0.3
     y[:, 60:] = F.interpolate(torch.eye(pooled).view(1, pooled, *size).double(), (height, width), mode="nearest")
     matrix: list[torch.Tensor] = []
-    reference.w_z.register_forward_hook(lambda module, inputs, output: matrix.append(inputs[0][0]))
-    reference(x, y)
+    naive.w_z.register_forward_hook(lambda module, inputs, output: matrix.append(inputs[0][0]))
+    naive(x, y)
     assert matrix[0].std(dim=0).max() > 1e-5
     for row in range(height):
         for column in range(width):

@@ -1,4 +1,4 @@
-"""Trains one leaf on mini data: ``python -m tests.train_leaf LEAF DATA SIZE WORK_DIR TEACHERS [prepare]``.
+"""Trains one recipe on mini data: ``python -m tests.train_recipe RECIPE DATA SIZE WORK_DIR TEACHERS [prepare]``.
 
 The overlay changes data root, image scale, number of iterations, workers and logging. It sets
 learning rates: no warm-up, and a high one for the losses, whose blocks start at a scale of zero
@@ -58,9 +58,9 @@ def shrink(config: Any, size: int, roots: tuple[str, str]) -> Any:
     return small
 
 
-def overlay(leaf: Path, data: Path, size: int, teachers: Path) -> dict:
-    """The leaf's configuration, resolved, with what the tests change in it."""
-    cfg = read_config(leaf)
+def overlay(recipe: Path, data: Path, size: int, teachers: Path) -> dict:
+    """The recipe's configuration, resolved, with what the tests change in it."""
+    cfg = read_config(recipe)
     dataset = cfg.train_dataloader.dataset
     roots = (dataset.data_root, str(data / LAYOUTS[dataset.type]))
     cfg = cfg.to_dict()
@@ -121,9 +121,9 @@ def tiny_bert(folder: Path) -> Path:
 
 
 def main() -> None:
-    leaf, data, size, work_dir, teachers = sys.argv[1:6]
+    recipe, data, size, work_dir, teachers = sys.argv[1:6]
     MMLogger.get_current_instance().setLevel("ERROR")  # the initialisation of every tensor is logged
-    config = overlay(Path(leaf), Path(data), int(size), Path(teachers))
+    config = overlay(Path(recipe), Path(data), int(size), Path(teachers))
     file = Path(work_dir) / "overlay.py"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(f"{key} = {value!r}\n" for key, value in config.items()))
