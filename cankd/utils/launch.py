@@ -19,10 +19,10 @@ from cankd.utils.command_line import at_least, command_parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs a command under torchrun, and leaves the last word to the process that failed.
+    """Runs a command under torchrun; the last line is that of the process that failed.
 
     Args:
-        argv: the arguments. Defaults to the command line's.
+        argv: arguments of the command. Defaults to the command line's.
 
     Raises:
         SystemExit: with the status of the process that failed first.
