@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = command_parser(__doc__)
     parser.add_argument("gpus", type=at_least(1), help="processes on this machine, one for each GPU")
     parser.add_argument("command", choices=["train", "test"])
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the command")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the command")
     args = parser.parse_args(argv)
     os.environ["CANKD_LAUNCHER"] = str(os.getpid())  # with which the processes end
     place = {"nnodes": ("NNODES", "1"), "node_rank": ("NODE_RANK", "0")}
