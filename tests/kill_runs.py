@@ -136,7 +136,7 @@ def worst_moments(step: int) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     parser.add_argument("--random", type=int, default=12, help="kills at random moments")
     parser.add_argument("--iterations", type=int, default=40)
     args = parser.parse_args()

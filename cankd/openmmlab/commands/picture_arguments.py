@@ -60,7 +60,12 @@ def add_map_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--channel-reduction", choices=CHANNEL_REDUCTIONS, help="show one map of all channels")
     parser.add_argument("--topk", type=at_least(0), default=20, help="channels without a reduction; default 20")
     parser.add_argument(
-        "--arrangement", nargs=2, type=at_least(1), default=(4, 5), metavar=("ROWS", "COLUMNS"), help="grid; default 4 5"
+        "--arrangement",
+        nargs=2,
+        type=at_least(1),
+        default=(4, 5),
+        metavar=("ROWS", "COLUMNS"),
+        help="grid; 4 5",
     )
     parser.add_argument(
         "--resize-shape", nargs=2, type=at_least(1), metavar=("H", "W"), help="resize the maps to this many positions"
