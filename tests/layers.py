@@ -8,6 +8,7 @@ LAYERS = [
     ["tools"],
     ["cankd.__main__"],
     ["cankd.openmmlab.commands"],
+    ["cankd.openmmlab.quickstart"],
     ["cankd.openmmlab.analysis", "cankd.openmmlab.visualization", "cankd.openmmlab.scenes", "cankd.openmmlab.datasets"],
     ["cankd.openmmlab.engine"],
     ["cankd.openmmlab.algorithms"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from cankd.losses.cankd_naive import NaiveNLKDINLoss
 from cankd.openmmlab.analysis.benchmark import markdown_table, measure
 from cankd.openmmlab.checkpoint import drop_teacher
+from cankd.openmmlab.compat import classification_sample
 from cankd.openmmlab.configs import read_config
 
 FUSED = {"teacher_fuse_conv_bn": True}
@@ -109,8 +109,7 @@ def random_batch(student: nn.Module, batch: int, shape: tuple[int, int]) -> dict
         labels = (torch.randint(0, 2, (1, *shape)) for _ in images)
         samples = [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels]
         return {"inputs": images, "data_samples": samples}
-    structures = importlib.import_module(f"{package}.structures")
-    sample = getattr(structures, "DataSample", None) or structures.ClsDataSample
+    sample = classification_sample()
     return {"inputs": images, "data_samples": [sample().set_gt_label(0) for _ in images]}
 
 

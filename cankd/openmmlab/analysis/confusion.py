@@ -11,6 +11,8 @@ import torch
 from mmcv.ops import batched_nms
 from mmdet.evaluation import bbox_overlaps
 
+from cankd.openmmlab.compat import label_of
+
 BACKGROUND = "background"
 
 
@@ -137,9 +139,8 @@ def _pixels(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _label(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns true and predicted label of a classifier: tensors in mmpretrain, dicts with one in mmcls."""
-    given = [sample.get(key) for key in ("gt_label", "pred_label")]
-    given = [label["label"] if isinstance(label, dict) else label for label in given]
+    """Returns true and predicted label of a classifier."""
+    given = [label_of(sample.get(key)) for key in ("gt_label", "pred_label")]
     labels = [label.numpy().ravel() for label in given if isinstance(label, torch.Tensor)]
     if len(labels) < 2:
         raise ValueError(

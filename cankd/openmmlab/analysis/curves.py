@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
 import io
 import json
 from pathlib import Path
@@ -80,6 +81,40 @@ def read_curves(files: Sequence[Path]) -> dict[str, Curve]:
     if not any(points.values()):
         raise ValueError(f"{', '.join(map(str, files))}: nothing is logged there yet.")
     return {key: Curve(list(curve), list(curve.values())) for key, curve in points.items() if curve}
+
+
+def choose(
+    logged: Mapping[str, Mapping[str, Curve]], patterns: Sequence[str], needed: Sequence[str] = ()
+) -> tuple[dict[str, dict[str, Curve]], list[str]]:
+    """Chooses the curves to draw.
+
+    The teacher that a distillation run evaluates beside its student becomes a run of its own, whose curves have the
+    student's names.
+
+    Args:
+        logged: run -> name -> curve.
+        patterns: names of curves; ``*`` and ``?`` stand for any text.
+        needed: names that must be among the chosen ones. Defaults to none.
+
+    Returns:
+        Run -> name -> curve, of what was chosen, and the names in the order of the patterns.
+
+    Raises:
+        ValueError: if nothing was chosen, or a needed name was not.
+    """
+    available = list(dict.fromkeys(key for curves in logged.values() for key in curves))
+    found = [key for pattern in patterns for key in available if fnmatch.fnmatchcase(key, pattern)]
+    chosen = list(dict.fromkeys(key[len("teacher.") :] if key.startswith("teacher.") else key for key in found))
+    missing = [key for key in needed if key not in chosen]
+    if not chosen or missing:
+        raise ValueError(f"no such quantity: {' '.join(missing or patterns)}. Logged are: {', '.join(available)}.")
+    runs: dict[str, dict[str, Curve]] = {}
+    for name, curves in logged.items():
+        runs[name] = {key: curves[key] for key in chosen if key in curves}
+        teacher = {key: curves[f"teacher.{key}"] for key in chosen if f"teacher.{key}" in curves}
+        if teacher:
+            runs[f"{name}, teacher"] = teacher
+    return runs, chosen
 
 
 def to_csv(runs: Mapping[str, Mapping[str, Curve]]) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from cankd.openmmlab.checkpoint import Checkpoint
 from cankd.openmmlab.checkpoint_files import local_file
-from cankd.openmmlab.compat import quiet_imports
+from cankd.openmmlab.compat import RGB_FLAGS, quiet_imports
 from cankd.openmmlab.configs import in_scope
 from cankd.openmmlab.inference import prepare
 from cankd.utils.files import sha256, whole
@@ -163,9 +163,7 @@ def preprocessing(model: nn.Module) -> dict[str, Any]:
     for name in ("mean", "std"):
         buffer = getattr(preprocessor, name, None)
         found[name] = None if buffer is None else buffer.flatten().tolist()
-    # Names of mmengine and OneDL (private: it has no public one), mmsegmentation and mmpretrain.
-    flags = ("_channel_conversion", "channel_conversion", "to_rgb")
-    return {**found, "bgr_to_rgb": any(getattr(preprocessor, flag, False) for flag in flags)}
+    return {**found, "bgr_to_rgb": any(getattr(preprocessor, flag, False) for flag in RGB_FLAGS)}
 
 
 def weights_sha256(state_dict: Mapping[str, Any]) -> str:

@@ -11,19 +11,16 @@ head that only training uses.
 from __future__ import annotations
 
 import argparse
-from typing import Dict, Sequence, Tuple
+from typing import Sequence
 
+from cankd.openmmlab.analysis.module_outputs import SAME_SIZE, Outputs, Shape, label, match, outputs_of
 from cankd.openmmlab.commands.arguments import add_cfg_options
 from cankd.openmmlab.commands.running import tool_errors
 from cankd.openmmlab.configs import is_distillation_config, read_config, repo_of
 from cankd.openmmlab.inference import noise_batch
 from cankd.openmmlab.loading import ROLES, build_model
-from cankd.openmmlab.recording import OutputIndex, module_shapes
+from cankd.openmmlab.recording import module_shapes
 from cankd.utils.command_line import at_least, command_parser
-
-Shape = Tuple[int, ...]
-SAME_SIZE = ("fits", "connector")
-Outputs = Dict[Tuple[str, OutputIndex], Shape]
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -39,37 +36,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--depth", type=at_least(1), help="how deep names go: 2 for backbone.layer1; default all")
     add_cfg_options(parser)
     return parser.parse_args(argv)
-
-
-def outputs_of(shapes: Dict[str, Dict[OutputIndex, Shape]], depth: int | None) -> Outputs:
-    """Maps (module, index) to shape, down to a depth of names; without outputs, index and shape are empty."""
-    found: Outputs = {}
-    for name, outputs in shapes.items():
-        if depth is None or name.count(".") < depth:
-            found.update({(name, index): shape for index, shape in (outputs or {(): ()}).items()})
-    return found
-
-
-def label(name: str, index: OutputIndex, outputs: Outputs) -> str:
-    """Returns the name with those indices that a mapping needs."""
-    parts = [name]
-    if any(other == name and place[:1] > (0,) for other, place in outputs):
-        parts += [f"record_idx={i}" for i in index[:1]]
-    parts += [f"data_idx={i}" for i in index[1:2]]
-    return " ".join(parts) + "".join(f"[{i}]" for i in index[2:])
-
-
-def match(student: Shape | None, teacher: Shape | None) -> str:
-    """Returns in a word or two whether a loss can compare two outputs."""
-    if not student or not teacher:
-        return ""
-    if student == teacher:
-        return "fits"
-    if len(student) == len(teacher) == 4:
-        if student[2:] == teacher[2:]:
-            return "connector"
-        return "align" if student[1] == teacher[1] else "connector, align"
-    return "differs"
 
 
 def text(shape: Shape | None) -> str:

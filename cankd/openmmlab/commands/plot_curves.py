@@ -9,12 +9,11 @@ for each run, and FILE.csv with the same numbers.
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import sys
 from pathlib import Path
 from typing import Sequence
 
-from cankd.openmmlab.analysis.curves import find_scalars, read_curves, to_csv
+from cankd.openmmlab.analysis.curves import choose, find_scalars, read_curves, to_csv
 from cankd.openmmlab.visualization.charts import draw_chart_grid
 from cankd.utils.command_line import command_parser, one_line_errors
 from cankd.utils.files import write_text
@@ -61,19 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for key, name, value in args.level:
         levels.setdefault(key, {})[name] = float(value)
 
-    available = list(dict.fromkeys(key for curves in logged.values() for key in curves))
-    chosen = [key for pattern in args.keys for key in available if fnmatch.fnmatchcase(key, pattern)]
-    # The teacher that a distillation run evaluates beside its student gets a curve in the same chart.
-    chosen = list(dict.fromkeys(key[len("teacher.") :] if key.startswith("teacher.") else key for key in chosen))
-    missing = [key for key in levels if key not in chosen]
-    if not chosen or missing:
-        sys.exit(f"no such quantity: {' '.join(missing or args.keys)}. Logged are: {', '.join(available)}.")
-    runs: dict[str, dict] = {}
-    for name, curves in logged.items():
-        runs[name] = {key: curves[key] for key in chosen if key in curves}
-        teacher = {key: curves[f"teacher.{key}"] for key in chosen if f"teacher.{key}" in curves}
-        if teacher:
-            runs[f"{name}, teacher"] = teacher
+    runs, chosen = choose(logged, args.keys, list(levels))
     per_x = args.iterations_per_epoch or 1
     charts = {
         key: {

@@ -2,9 +2,28 @@
 
 from cankd.openmmlab.compat import patches
 from cankd.openmmlab.compat.patches import quiet_imports
-from cankd.openmmlab.compat.versions import CLASSIFICATION, check_installed, configs_folder, module_of, own_config
+from cankd.openmmlab.compat.versions import (
+    CLASSIFICATION,
+    RGB_FLAGS,
+    check_installed,
+    classification_sample,
+    configs_folder,
+    label_of,
+    module_of,
+    own_config,
+)
 
-__all__ = ["CLASSIFICATION", "configs_folder", "module_of", "own_config", "prepare", "quiet_imports"]
+__all__ = [
+    "CLASSIFICATION",
+    "RGB_FLAGS",
+    "classification_sample",
+    "configs_folder",
+    "label_of",
+    "module_of",
+    "own_config",
+    "prepare",
+    "quiet_imports",
+]
 
 
 def prepare() -> None:

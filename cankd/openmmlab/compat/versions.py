@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import cankd
 
@@ -11,6 +13,21 @@ _NEEDED = ("torch", "mmengine", "mmcv", "mmdet", "mmseg", "mmrazor")
 
 # The installed classification library; mmcls is the predecessor of mmpretrain.
 CLASSIFICATION = "mmpretrain" if importlib.util.find_spec("mmpretrain") else "mmcls"
+
+# What data preprocessors call the swap of BGR to RGB: mmengine and OneDL (private: it has no public name),
+# mmsegmentation, mmpretrain.
+RGB_FLAGS = ("_channel_conversion", "channel_conversion", "to_rgb")
+
+
+def classification_sample() -> type:
+    """Returns the class of a classifier's data samples: mmpretrain's ``DataSample``, mmcls's ``ClsDataSample``."""
+    structures = importlib.import_module(f"{CLASSIFICATION}.structures")
+    return getattr(structures, "DataSample", None) or structures.ClsDataSample
+
+
+def label_of(label: Any) -> Any:
+    """Returns the tensor of a classifier's label: the label itself in mmpretrain, in a dict in mmcls."""
+    return label["label"] if isinstance(label, dict) else label
 
 
 def module_of(package: str) -> str:
