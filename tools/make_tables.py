@@ -26,10 +26,10 @@ RUNS = ROOT / "logfile" / "quickstart"
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(str(value) for value in line) + " |" for line in lines)
 
 
-def figure(value: Any, absent: str = "–") -> str:
+def cell(value: Any, absent: str = "–") -> str:
     return absent if value is None else f"{value}"
 
 
@@ -54,9 +54,9 @@ def paper_table(models: list[dict]) -> str:
     rows = []
     for model in models:
         name = f"[{model['row']}](../configs/{model['config']})"
-        measured = figure(model["measured"], "*not run*")
+        measured = cell(model["measured"], "*not run*")
         rows.append(
-            [model["table"], name, model["metric"], *(figure(model[key]) for key in ("teacher", "student", "paper"))]
+            [model["table"], name, model["metric"], *(cell(model[key]) for key in ("teacher", "student", "paper"))]
             + [measured]
         )
     return markdown(header, rows)
@@ -79,8 +79,8 @@ def methods_table(models: list[dict], recipe: str) -> str:
                 table = f"table {model['table']}".replace("table S", "supplement ")
                 source = model["source"] if other else model["paper"] and f"CanKD, {table}"
                 rows.append(
-                    [pair, name, model["metric"], *(figure(model[key]) for key in ("teacher", "student", "paper"))]
-                    + [figure(source), figure(model["measured"], "*not run*")]
+                    [pair, name, model["metric"], *(cell(model[key]) for key in ("teacher", "student", "paper"))]
+                    + [cell(source), cell(model["measured"], "*not run*")]
                 )
     return markdown(header, rows)
 
@@ -94,8 +94,7 @@ def benchmark_table(name: str) -> str:
 def published_table(models: list[dict]) -> str:
     header = ["recipe", "table", "published configuration", "log"]
     rows = [
-        [f"[{Path(m['config']).stem}]({m['config']})", m["table"], figure(m["published"]), figure(m["log"])]
-        for m in models
+        [f"[{Path(m['config']).stem}]({m['config']})", m["table"], cell(m["published"]), cell(m["log"])] for m in models
     ]
     return markdown(header, rows)
 

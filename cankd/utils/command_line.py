@@ -32,6 +32,11 @@ def command_parser(text: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+def figure(value: float | None, digits: int = 1) -> str:
+    """Returns a number for a printed table, ``-`` for none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Ends a tool with one line instead of a traceback where input, output or a missing package is at fault.

@@ -22,7 +22,7 @@ from typing import Sequence
 from cankd.openmmlab.analysis.complexity import loss_costs, model_cost
 from cankd.openmmlab.configs import is_distillation_config, read_config, repo_of
 from cankd.openmmlab.loading import ROLES
-from cankd.utils.command_line import command_parser, one_line_errors
+from cankd.utils.command_line import command_parser, figure, one_line_errors
 from cankd.utils.files import write_text
 
 # Supplement, Table 5, for 2 x 256 x 64 x 64: FLOPs in G and parameters in M.
@@ -44,10 +44,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="JSON to write")
     return parser.parse_args(argv)
-
-
-def figure(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def count_losses(shape: tuple[int, int, int, int]) -> dict:

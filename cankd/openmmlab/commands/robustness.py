@@ -26,7 +26,7 @@ from cankd.openmmlab.analysis.robustness import GROUPS, find_metric, select_corr
 from cankd.openmmlab.analysis.robustness_study import StudiedModel, missing_pairs, read_state, summaries
 from cankd.openmmlab.commands.running import add_run_arguments, leave_process_group, load_config, run_errors
 from cankd.openmmlab.visualization.matrices import Matrix, draw_matrices
-from cankd.utils.command_line import at_least, command_parser
+from cankd.utils.command_line import at_least, command_parser, figure
 from cankd.utils.files import whole, write_text
 
 
@@ -117,10 +117,6 @@ def run(args: argparse.Namespace, models: dict[str, StudiedModel], state: dict[s
                 if args.summaries:
                     print(json.dumps(metrics), flush=True)
         model.runner = model.model = None  # memory for the next one
-
-
-def figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
 
 
 def print_table(title: str, columns: list[str], rows: dict[str, list[float | None]]) -> None:
