@@ -15,7 +15,8 @@ LAYERS = [
     ["cankd.openmmlab.inference", "cankd.openmmlab.loading"],
     [
         *("cankd.openmmlab.models", "cankd.openmmlab.checkpoint", "cankd.openmmlab.configs"),
-        *("cankd.openmmlab.config_sources", "cankd.openmmlab.recording", "cankd.openmmlab.zoo"),
+        *("cankd.openmmlab.config_sources", "cankd.openmmlab.recording", "cankd.openmmlab.preprocessing"),
+        "cankd.openmmlab.zoo",
     ],
     ["cankd.openmmlab.checkpoint_files", "cankd.openmmlab.distillers"],
     ["cankd.openmmlab.losses", "cankd.openmmlab.published"],

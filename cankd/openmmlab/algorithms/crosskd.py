@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cankd.functional import widen
 from cankd.openmmlab.algorithms.teacher_distill import TeacherDistill, compute_losses
+from cankd.openmmlab.preprocessing import crop_maps
 from cankd.openmmlab.recording import recorded_calls, recorded_inputs, release_records
 
 TOWERS = ("cls_convs", "reg_convs")
@@ -212,7 +213,9 @@ class CrossKD(TeacherDistill):
         cls_weight: weight of ``loss_cls``. Defaults to the published one: 1, for FCOS 0.4.
         reg_weight: weight of ``loss_reg``. Defaults to the published one: 1, for GFL 4, for FCOS 0.75.
         centerness_weight: weight of ``loss_centerness``. Defaults to the published one, 1.
-        **kwargs: further arguments of ``SingleTeacherDistill``.
+        **kwargs: further arguments of ``SingleTeacherDistill``, and ``teacher_preprocess``: whether the teacher gets
+            the images in its own normalisation, padding value and size divisor. Defaults to False. docs/training.md
+            explains it.
 
     Raises:
         TypeError: for a head that is not supported.
@@ -298,9 +301,13 @@ class CrossKD(TeacherDistill):
         student, teacher = self.student.bbox_head, self.teacher.bbox_head
         self.distiller.set_deliveries_override(False)
         with torch.no_grad(), self.distiller.teacher_recorders, self.distiller.deliveries:
-            features = self.teacher.extract_feat(batch_inputs)
+            images, _ = self.teacher_batch(batch_inputs, data_samples)
+            features = self.teacher.extract_feat(images)
             with recorded_inputs(_entrances(teacher, self.start)) as t_maps:
                 expected = teacher(features)
+        if images.shape != batch_inputs.shape:
+            t_maps, expected = crop_maps((t_maps, expected), images, batch_inputs)
+            self.crop_teacher_records(images, batch_inputs)
         self.distiller.set_deliveries_override(True)
         with self.distiller.student_recorders, self.distiller.deliveries:
             with recorded_inputs(_entrances(student, self.start)) as s_maps:

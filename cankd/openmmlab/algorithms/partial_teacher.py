@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from typing import Any, ContextManager
+from typing import Any, ContextManager, Sequence
 
 import torch
 from mmcv.cnn.utils.fuse_conv_bn import fuse_conv_bn
@@ -64,7 +64,9 @@ class PartialTeacherDistill(TeacherDistill):
         teacher_compile: whether the teacher's parts are compiled: the largest modules that hold
             no recorded module inside. A dict gives ``torch.compile`` arguments. For module
             recorders.
-        **kwargs: further arguments of ``SingleTeacherDistill``; ``teacher_trainable`` must stay False.
+        **kwargs: further arguments of ``SingleTeacherDistill``, of which ``teacher_trainable`` must stay False, and
+            ``teacher_preprocess``: whether the teacher gets the images in its own normalisation, padding value and
+            size divisor. Defaults to False. docs/training.md explains it.
 
     Raises:
         ValueError: if an option does not fit the others, or if no tensor of ``teacher_ckpt`` fits the teacher.
@@ -179,7 +181,7 @@ class PartialTeacherDistill(TeacherDistill):
             self.teacher.eval()
         return self
 
-    def run_teacher(self, batch_inputs: Tensor, data_samples: list[Any] | None) -> None:
+    def run_teacher(self, batch_inputs: Tensor, data_samples: Sequence[Any] | None) -> None:
         """Runs the teacher, without gradients, until all that the losses read of it is recorded.
 
         Args:
@@ -191,15 +193,16 @@ class PartialTeacherDistill(TeacherDistill):
         """
         if not self._running_teacher:
             self._running_teacher = (self._prepare_teacher(),)
+        images, data_samples = self.teacher_batch(batch_inputs, data_samples)
         if self.teacher_channels_last:
-            batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
+            images = images.contiguous(memory_format=torch.channels_last)
         autocast: ContextManager = contextlib.nullcontext()
         if self.teacher_dtype:
-            autocast = torch.autocast(batch_inputs.device.type, dtype=TEACHER_DTYPES[self.teacher_dtype])
+            autocast = torch.autocast(images.device.type, dtype=TEACHER_DTYPES[self.teacher_dtype])
         self.distiller.set_deliveries_override(False)
         with self.distiller.teacher_recorders, self.distiller.deliveries, torch.no_grad(), autocast:
             with contextlib.suppress(_AllRecorded):
-                self._running_teacher[0](batch_inputs, data_samples, mode="loss")
+                self._running_teacher[0](images, data_samples, mode="loss")
         for name, count in self._needed.items():
             recorder = self._teacher_recorder(name)
             made = recorder.data_buffer
@@ -211,6 +214,8 @@ class PartialTeacherDistill(TeacherDistill):
                 )
             if self.teacher_dtype:
                 made[:] = apply_to(list(made), self._is_narrow, Tensor.float)
+        if images.shape != batch_inputs.shape:
+            self.crop_teacher_records(images, batch_inputs)
 
     def _is_narrow(self, value: Any) -> bool:
         return isinstance(value, Tensor) and value.dtype == TEACHER_DTYPES[self.teacher_dtype]  # type: ignore[index]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+import logging
+from typing import Any, Sequence
 
 import torch
+from mmengine.logging import print_log
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
+from mmrazor.models.task_modules.recorder.param_recorder import ParameterRecorder
 from torch import Tensor, nn
 
 from cankd.openmmlab.loading import load_teacher
+from cankd.openmmlab.preprocessing import TeacherImages, crop_maps, normalise_differently
 from cankd.openmmlab.recording import describe_records
 
 
@@ -84,10 +88,16 @@ class TeacherDistill(SingleTeacherDistill):
         distiller: recorders, connectors and losses.
         teacher: teacher, or its configuration.
         teacher_ckpt: path or URL of the teacher's weights. Defaults to None.
+        teacher_preprocess: whether the teacher gets the images as its own ``data_preprocessor`` makes them
+            (:class:`~cankd.openmmlab.preprocessing.TeacherImages`): with its mean, standard deviation, order of
+            channels, padding value and size divisor. Nothing changes where these are the student's. Maps of a
+            batch that is padded further for the teacher are cropped to the student's extent. Defaults to False, as
+            in mmrazor: the teacher gets the student's images.
         **kwargs: further arguments of ``SingleTeacherDistill``.
 
     Raises:
-        ValueError: if a recorder names an unknown module, or if no tensor of ``teacher_ckpt`` fits the teacher.
+        ValueError: if a recorder names an unknown module, if no tensor of ``teacher_ckpt`` fits the teacher, or if
+            ``teacher_preprocess`` does not understand a data preprocessor.
     """
 
     def __init__(
@@ -95,6 +105,8 @@ class TeacherDistill(SingleTeacherDistill):
         distiller: dict[str, Any],
         teacher: nn.Module | dict[str, Any],
         teacher_ckpt: str | None = None,
+        *,
+        teacher_preprocess: bool = False,
         **kwargs: Any,
     ) -> None:
         try:
@@ -106,6 +118,52 @@ class TeacherDistill(SingleTeacherDistill):
             raise
         if teacher_ckpt:
             load_teacher(self.teacher, teacher_ckpt)
+        preprocessors = self.data_preprocessor, self.teacher.data_preprocessor
+        self.teacher_images = TeacherImages(*preprocessors) if teacher_preprocess else None
+        if not teacher_preprocess and normalise_differently(*preprocessors):
+            print_log(
+                "The teacher gets the student's images, which its own data_preprocessor would normalise differently. "
+                "Set model.teacher_preprocess=True to give it its own normalisation.",
+                logger="current",
+                level=logging.WARNING,
+            )
+
+    def teacher_batch(
+        self, batch_inputs: Tensor, data_samples: Sequence[Any] | None
+    ) -> tuple[Tensor, Sequence[Any] | None]:
+        """Returns the batch that the teacher gets.
+
+        Args:
+            batch_inputs: images from the student's data preprocessor, (B, 3, H, W).
+            data_samples: annotations of the images.
+
+        Returns:
+            Images and data samples, those that came in unless ``teacher_preprocess`` changes them.
+
+        Raises:
+            ValueError: if the teacher's batch is larger than the student's and there are deliveries.
+        """
+        if self.teacher_images is None:
+            return batch_inputs, data_samples
+        images, samples = self.teacher_images(batch_inputs, data_samples)
+        if images.shape != batch_inputs.shape and self.distiller.deliveries.deliveries:
+            raise ValueError(
+                f"teacher_preprocess: got images of {tuple(batch_inputs.shape[2:])} and distill_deliveries, expected "
+                f"multiples of {self.teacher_images.divisor}, the teacher's size divisor: what is delivered cannot be "
+                "cropped. Give the student's data_preprocessor this divisor, or the teacher's its own."
+            )
+        return images, samples
+
+    def crop_teacher_records(self, images: Tensor, batch_inputs: Tensor) -> None:
+        """Crops the maps that the teacher's recorders hold to the extent of the student's images.
+
+        Args:
+            images: images of the teacher, (B, 3, H', W').
+            batch_inputs: images of the student, (B, 3, H, W).
+        """
+        for recorder in self.distiller.teacher_recorders.recorders.values():
+            if not isinstance(recorder, ParameterRecorder):
+                recorder.data_buffer[:] = crop_maps(list(recorder.data_buffer), images, batch_inputs)
 
     def _check_sources(self, side: str, model: nn.Module, error: AssertionError) -> None:
         modules = [name for name, _ in model.named_modules()]

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from cankd.openmmlab.checkpoint import Checkpoint
 from cankd.openmmlab.checkpoint_files import local_file
-from cankd.openmmlab.compat import RGB_FLAGS, quiet_imports
+from cankd.openmmlab.compat import quiet_imports
 from cankd.openmmlab.configs import in_scope
 from cankd.openmmlab.inference import prepare
+from cankd.openmmlab.preprocessing import reverses_channels
 from cankd.utils.files import sha256, whole
 
 # Largest difference from torch, relative to the largest value of an output; both compute in float32.
@@ -163,7 +164,7 @@ def preprocessing(model: nn.Module) -> dict[str, Any]:
     for name in ("mean", "std"):
         buffer = getattr(preprocessor, name, None)
         found[name] = None if buffer is None else buffer.flatten().tolist()
-    return {**found, "bgr_to_rgb": any(getattr(preprocessor, flag, False) for flag in RGB_FLAGS)}
+    return {**found, "bgr_to_rgb": reverses_channels(preprocessor)}
 
 
 def weights_sha256(state_dict: Mapping[str, Any]) -> str:

@@ -25,8 +25,9 @@ def long_form(
     teacher_connector: dict[str, Any] | list[dict[str, Any]] | None = None,
     extra_inputs: dict[str, dict[str, Any]] | None = None,
     parts: bool = False,
+    prefix: str = "",
 ) -> dict[str, Any]:
-    """Makes the configuration of a ``ConfigurableDistiller`` from the arguments of a ``LevelDistiller``.
+    """Makes the configuration of a ``ConfigurableDistiller`` from the arguments of a ``LevelDistiller`` of one point.
 
     Args:
         source: module whose output is compared, for example ``neck`` or ``backbone.layer4``.
@@ -40,10 +41,13 @@ def long_form(
         teacher_source: module of the teacher where it differs from ``source``.
         connector: configuration of a module (or of a list of modules, one after the other) that maps the student's
             map before the loss, one for each level, named ``<name><level>``. Defaults to none.
-        student_connector: connector of the student's map where both sides have one, named ``Student<level>``.
-        teacher_connector: connector of the teacher's map, named ``Teacher<level>``.
+        student_connector: connector of the student's map where both sides have one, named
+            ``<prefix>Student<level>``.
+        teacher_connector: connector of the teacher's map, named ``<prefix>Teacher<level>``.
         extra_inputs: further arguments of the loss, argument -> mmrazor's ``dict(recorder=..., from_student=...)``.
         parts: whether the loss returns several named parts, as FGD and ACAM-KD do. Defaults to False.
+        prefix: start of the names of ``student_connector`` and ``teacher_connector``. Defaults to none; with several
+            points to the point's name.
 
     Returns:
         The configuration in mmrazor's form, of type ``PartsDistiller`` if ``parts``.
@@ -75,9 +79,9 @@ def long_form(
     }
     connectors: dict[str, tuple[str, Any]] = {}  # side -> name and configuration
     if connector or student_connector:
-        connectors["student"] = (name, connector) if connector else ("Student", student_connector)
+        connectors["student"] = (name, connector) if connector else (f"{prefix}Student", student_connector)
     if teacher_connector:
-        connectors["teacher"] = ("Teacher", teacher_connector)
+        connectors["teacher"] = (f"{prefix}Teacher", teacher_connector)
 
     def record(side: str, suffix: str) -> dict[str, Any]:
         found: dict[str, Any] = dict(recorder=name, from_student=side == "student")
@@ -104,7 +108,7 @@ def long_form(
     )
     if connectors:
         config["connectors"] = {
-            f"{prefix}{suffix}": module for prefix, module in connectors.values() for suffix in compared
+            f"{side}{suffix}": module for side, module in connectors.values() for suffix in compared
         }
     return copy.deepcopy(config)
 
@@ -124,12 +128,54 @@ def _loss_inputs(loss: Any) -> list[str]:
 
 
 SHORT_KEYS = tuple(inspect.signature(long_form).parameters)
+
+
+def _joined(points: Any, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes the long form of several points, each a dict of :func:`long_form`'s arguments beside the shared ones."""
+    if not isinstance(points, (list, tuple)) or not points:
+        raise ValueError(f"distiller.points: got {points!r}, expected a list of dicts with source and loss.")
+    config: dict[str, Any] = {"type": "ConfigurableDistiller"}
+    for number, point in enumerate(points):
+        where = f"distiller.points[{number}]"
+        if not isinstance(point, dict):
+            raise ValueError(f"{where}: got {point!r}, expected a dict with source and loss. Correct it.")
+        _refuse_unknown(where, point, SHORT_KEYS)
+        point = {**shared, **point}
+        _refuse_missing(where, point)
+        name = point.get("name") or str(point["source"]).split(".")[0]
+        part = long_form(**{"prefix": name, **point})
+        if part.pop("type") == "PartsDistiller":
+            config["type"] = "PartsDistiller"
+        for key, entries in part.items():
+            there = config.setdefault(key, {})
+            if set(there) & set(entries):
+                raise ValueError(
+                    f"{where}: got the name {name!r} of another point, expected names that differ. Give it a name."
+                )
+            there.update(entries)
+    return config
+
+
+def _refuse_unknown(where: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3) or SHORT_KEYS
+            raise ValueError(f"{where}: got an unknown key {key}, expected one like {', '.join(near)}. Correct it.")
+
+
+def _refuse_missing(where: str, given: Mapping[str, Any]) -> None:
+    for key in ("source", "loss"):
+        if key not in given:
+            raise ValueError(f"{where}: got a LevelDistiller without {key}, expected one. Add {key}.")
+
+
 LONG_KEYS = (*list(inspect.signature(ConfigurableDistiller.__init__).parameters)[1:-1], "init_cfg", "_scope_")
 
 
 def is_short_form(distiller: Mapping[str, Any]) -> bool:
     """Returns whether a distiller's configuration has the short form, possibly with keys of the long form beside it."""
-    return _is_level_distiller(distiller.get("type")) or {"source", "loss"} <= set(distiller)
+    keys = set(distiller)
+    return _is_level_distiller(distiller.get("type")) or {"source", "loss"} <= keys or "points" in keys
 
 
 def _is_level_distiller(kind: Any) -> bool:
@@ -143,6 +189,10 @@ def expand_distiller(distiller: Mapping[str, Any]) -> dict[str, Any]:
     expands to a recorder ``neck`` of the student and one of the teacher, losses ``loss_neck0`` and ``loss_neck1``,
     and the mappings from the recorded maps to the losses' arguments. Keys of the long form that stand beside the
     short ones (a configuration laid over a short one has them, or the command line) are merged into the expansion.
+
+    ``dict(type="LevelDistiller", points=[dict(source="backbone", ...), dict(source="neck", ...)])`` compares at
+    several points. Each point has the keys of the short form; a short key beside ``points`` holds for each point that
+    does not have it.
 
     Args:
         distiller: configuration of a distiller; stays as it is. :func:`long_form` explains the short form's keys.
@@ -163,14 +213,14 @@ def expand_distiller(distiller: Mapping[str, Any]) -> dict[str, Any]:
     given = ConfigDict(copy.deepcopy(dict(distiller))).to_dict()
     kind = given.pop("type", "LevelDistiller")
     short = {key: given.pop(key) for key in SHORT_KEYS if key in given}
-    for key in given:
-        if _is_level_distiller(kind) and key not in LONG_KEYS:
-            near = difflib.get_close_matches(key, (*SHORT_KEYS, *LONG_KEYS), n=3) or SHORT_KEYS
-            raise ValueError(f"distiller: got an unknown key {key}, expected one like {', '.join(near)}. Correct it.")
-    for key in ("source", "loss"):
-        if key not in short:
-            raise ValueError(f"distiller: got a LevelDistiller without {key}, expected one. Add {key}.")
-    config = ConfigDict(long_form(**short))
+    points = given.pop("points", None)
+    if _is_level_distiller(kind):
+        _refuse_unknown("distiller", given, (*SHORT_KEYS, "points", *LONG_KEYS))
+    if points is None:
+        _refuse_missing("distiller", short)
+        config = ConfigDict(long_form(**short))
+    else:
+        config = ConfigDict(_joined(points, short))
     config.merge(ConfigDict(given))
     if not _is_level_distiller(kind):
         config["type"] = kind
@@ -182,7 +232,8 @@ def level_distiller(**arguments: Any) -> ConfigurableDistiller:
     """Builds a distiller from its short form.
 
     Args:
-        **arguments: those of :func:`long_form`, and any of the long form's; see :func:`expand_distiller`.
+        **arguments: those of :func:`long_form` or ``points``, and any of the long form's; see
+            :func:`expand_distiller`.
 
     Returns:
         A ``ConfigurableDistiller`` or ``PartsDistiller``.

@@ -7,6 +7,8 @@ from typing import Any, Callable
 from mmengine.registry import LOOPS
 from mmrazor.engine.runner import SingleTeacherDistillValLoop
 
+from cankd.openmmlab.engine.runner import unwrapped
+
 
 @LOOPS.register_module()
 class DistillValLoop(SingleTeacherDistillValLoop):
@@ -19,6 +21,9 @@ class DistillValLoop(SingleTeacherDistillValLoop):
 
     mmrazor's loop evaluates the teacher at each validation, and calls ``before_val_epoch`` twice,
     which makes an exponential moving average swap its weights back before the run goes on.
+
+    The teacher is evaluated with the student's data preprocessor, as there; with the algorithm's
+    ``teacher_preprocess=True`` it is evaluated with its own.
 
     Args:
         runner: runner of the training.
@@ -41,7 +46,11 @@ class DistillValLoop(SingleTeacherDistillValLoop):
         fp16: bool = False,
         teacher_metrics: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(runner, dataloader, evaluator, fp16)
+        algorithm = unwrapped(runner.model)
+        own = algorithm.teacher.data_preprocessor
+        super().__init__(runner, dataloader, evaluator, fp16)  # gives the teacher the student's data preprocessor
+        if getattr(algorithm, "teacher_images", None) is not None:
+            algorithm.teacher.data_preprocessor = own
         if not isinstance(teacher_metrics, (dict, type(None))):
             raise TypeError(
                 f"DistillValLoop: got teacher_metrics={teacher_metrics!r}, expected a dict of name -> value, or None. "

@@ -129,6 +129,42 @@ SINGLE_LONG: dict[str, Any] = dict(
         )
     ),
 )
+# Two points, one with connectors on both sides, one with parts; the second takes the loss that stands beside them.
+POINTS_SHORT: dict[str, Any] = dict(
+    type="LevelDistiller",
+    loss=dict(type="FGDLoss", in_channels=8),
+    points=[
+        dict(
+            source="backbone",
+            levels=[2],
+            loss=dict(type="FBKDLoss"),
+            student_connector=STUDENT,
+            teacher_connector=TEACHER,
+        ),
+        dict(source="neck", name="fpn", levels=[0], parts=True, extra_inputs=dict(data_samples=BOXES)),
+    ],
+    student_recorders=dict(model=dict(type="ModuleInputs", source="")),
+)
+POINTS_LONG: dict[str, Any] = dict(
+    type="PartsDistiller",
+    student_recorders=dict(
+        backbone=dict(type="ModuleOutputs", source="backbone"), fpn=NECK, model=dict(type="ModuleInputs", source="")
+    ),
+    teacher_recorders=dict(backbone=dict(type="ModuleOutputs", source="backbone"), fpn=NECK),
+    connectors=dict(backboneStudent2=STUDENT, backboneTeacher2=TEACHER),
+    distill_losses=dict(loss_backbone2=dict(type="FBKDLoss"), loss_fpn0=dict(type="FGDLoss", in_channels=8)),
+    loss_forward_mappings=dict(
+        loss_backbone2=dict(
+            s_input=dict(recorder="backbone", from_student=True, data_idx=2, connector="backboneStudent2"),
+            t_input=dict(recorder="backbone", from_student=False, data_idx=2, connector="backboneTeacher2"),
+        ),
+        loss_fpn0=dict(
+            s_feature=dict(recorder="fpn", from_student=True, data_idx=0),
+            t_feature=dict(recorder="fpn", from_student=False, data_idx=0),
+            data_samples=BOXES,
+        ),
+    ),
+)
 FORMS = {
     "levels": (SHORT, LONG),
     "one map": (BACKBONE_SHORT, BACKBONE_LONG),
@@ -136,6 +172,7 @@ FORMS = {
     "parts": (FGD_SHORT, FGD_LONG),
     "other levels of the teacher": (SHIFTED_SHORT, SHIFTED_LONG),
     "one map of the teacher": (SINGLE_SHORT, SINGLE_LONG),
+    "points": (POINTS_SHORT, POINTS_LONG),
 }
 
 
@@ -260,3 +297,41 @@ def test_a_missing_key_is_named(key):
 def test_a_loss_by_its_published_name():
     short = dict(SHORT, loss=dict(type="NLKD_IN_Loss", in_channels=8))
     assert set(expand_distiller(short)["loss_forward_mappings"]["loss_fpn0"]) == {"s_feature", "t_feature"}
+
+
+def test_long_keys_change_an_expansion_of_several_points():
+    laid_over = dict(POINTS_SHORT, distill_losses=dict(loss_fpn0=dict(alpha=0.5)))
+    expanded = expand_distiller(laid_over)
+    assert expanded["distill_losses"]["loss_fpn0"] == dict(type="FGDLoss", in_channels=8, alpha=0.5)
+    assert expand_distiller(dict(points=POINTS_SHORT["points"][:1]))["type"] == "ConfigurableDistiller"
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([], r"distiller.points: got \[\], expected a list of dicts"),
+        (dict(source="neck"), "distiller.points: got {'source': 'neck'}, expected a list of dicts"),
+        (["neck"], r"distiller.points\[0\]: got 'neck', expected a dict"),
+        ([dict(sorce="neck")], r"distiller.points\[0\]: got an unknown key sorce, expected one like source"),
+        ([dict(levels=[0])], r"distiller.points\[0\]: got a LevelDistiller without source"),
+        ([dict(source="neck")] * 2, r"distiller.points\[1\]: got the name 'neck' of another point, .* Give it a name"),
+        ([dict(source="neck", loss=3)], "distiller.loss: got 3, expected a dict"),
+    ],
+)
+def test_a_fault_of_several_points_is_one_line(points, message):
+    with pytest.raises(ValueError, match=message) as error:
+        expand_distiller(dict(type="LevelDistiller", loss=CANKD, points=points))
+    assert "\n" not in str(error.value)
+
+
+def test_files_and_options_change_points(tmp_path):
+    text = """
+model = dict(distiller=dict(points=[
+    dict(),
+    dict(source='backbone', name='backbone', levels=[3], loss=dict(type='PKDLoss', loss_weight=6)),
+]))
+"""
+    options = {"model.distiller.points.1.loss.loss_weight": 5, "model.distiller.loss.loss_weight": 3}
+    losses = read_config(_config(tmp_path, text), options).model.distiller.distill_losses
+    weights = {name: loss["loss_weight"] for name, loss in losses.items()}
+    assert weights == {**{f"loss_fpn{level}": 3 for level in range(4)}, "loss_backbone3": 5}
