@@ -299,15 +299,8 @@ class CrossKD(TeacherDistill):
         """
         losses: dict[str, Tensor] = {}
         student, teacher = self.student.bbox_head, self.teacher.bbox_head
-        self.distiller.set_deliveries_override(False)
-        with torch.no_grad(), self.distiller.teacher_recorders, self.distiller.deliveries:
-            images, _ = self.teacher_batch(batch_inputs, data_samples)
-            features = self.teacher.extract_feat(images)
-            with recorded_inputs(_entrances(teacher, self.start)) as t_maps:
-                expected = teacher(features)
-        if images.shape != batch_inputs.shape:
-            t_maps, expected = crop_maps((t_maps, expected), images, batch_inputs)
-            self.crop_teacher_records(images, batch_inputs)
+        if not self.distillation_stopped or self.distiller.deliveries.deliveries:
+            features, t_maps, expected = self._run_teacher(batch_inputs, data_samples)
         self.distiller.set_deliveries_override(True)
         with self.distiller.student_recorders, self.distiller.deliveries:
             with recorded_inputs(_entrances(student, self.start)) as s_maps:
@@ -319,10 +312,23 @@ class CrossKD(TeacherDistill):
             maps = {tower: self._aligned(tower, s_maps[tower], t_maps[tower]) for tower in TOWERS}
             crossed = _entered_at(teacher, self.start, maps)(features)
             targets = self.adapter.targets(student, *calls[0])
-            losses.update(add_prefix(self._cross_losses(crossed, expected, targets), "crosskd"))
-            losses.update(add_prefix(compute_losses(self.distiller), "distill"))
+            losses.update(add_prefix(self.weighted(self._cross_losses(crossed, expected, targets)), "crosskd"))
+            losses.update(add_prefix(self.weighted(compute_losses(self.distiller)), "distill"))
         release_records(self.distiller)
         return losses
+
+    def _run_teacher(self, batch_inputs: Tensor, data_samples: list[Any] | None) -> tuple[Any, dict, tuple]:
+        """Returns the teacher's features, the maps behind its towers' first convolutions, and its predictions."""
+        self.distiller.set_deliveries_override(False)
+        with torch.no_grad(), self.distiller.teacher_recorders, self.distiller.deliveries:
+            images, _ = self.teacher_batch(batch_inputs, data_samples)
+            features = self.teacher.extract_feat(images)
+            with recorded_inputs(_entrances(self.teacher.bbox_head, self.start)) as t_maps:
+                expected = self.teacher.bbox_head(features)
+        if images.shape != batch_inputs.shape:
+            t_maps, expected = crop_maps((t_maps, expected), images, batch_inputs)
+            self.crop_teacher_records(images, batch_inputs)
+        return features, t_maps, expected
 
     def train(self, mode: bool = True) -> CrossKD:
         """Sets the mode of student and distiller; the teacher stays in eval mode."""

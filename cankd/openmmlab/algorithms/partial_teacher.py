@@ -170,7 +170,7 @@ class PartialTeacherDistill(TeacherDistill):
         if self.calculate_student_loss:
             losses.update(add_prefix(student_losses, "student"))
         if not self.distillation_stopped:
-            losses.update(add_prefix(compute_losses(self.distiller), "distill"))
+            losses.update(add_prefix(self.weighted(compute_losses(self.distiller)), "distill"))
         release_records(self.distiller)
         return losses
 

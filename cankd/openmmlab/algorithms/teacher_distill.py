@@ -118,6 +118,7 @@ class TeacherDistill(SingleTeacherDistill):
             raise
         if teacher_ckpt:
             load_teacher(self.teacher, teacher_ckpt)
+        self.distill_weight = 1.0  # set by DistillWeightHook
         preprocessors = self.data_preprocessor, self.teacher.data_preprocessor
         self.teacher_images = TeacherImages(*preprocessors) if teacher_preprocess else None
         if not teacher_preprocess and normalise_differently(*preprocessors):
@@ -127,6 +128,12 @@ class TeacherDistill(SingleTeacherDistill):
                 logger="current",
                 level=logging.WARNING,
             )
+
+    def weighted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Multiplies distillation losses by ``distill_weight``; values that are no losses by their names stay."""
+        if self.distill_weight == 1:
+            return losses
+        return {name: value * self.distill_weight if "loss" in name else value for name, value in losses.items()}
 
     def teacher_batch(
         self, batch_inputs: Tensor, data_samples: Sequence[Any] | None

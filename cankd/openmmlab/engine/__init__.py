@@ -2,6 +2,7 @@
 
 from cankd.openmmlab.engine.distill_checkpoint_hook import DistillCheckpointHook
 from cankd.openmmlab.engine.distill_val_loop import DistillValLoop
+from cankd.openmmlab.engine.distill_weight_hook import DistillWeightHook
 from cankd.openmmlab.engine.inherit_teacher_hook import InheritTeacherHook
 from cankd.openmmlab.engine.resumable_checkpoint_hook import ResumableCheckpointHook
 from cankd.openmmlab.engine.run_checks import FiniteLossHook, NonFiniteLoss, RunChecksHook
@@ -11,6 +12,7 @@ __all__ = [
     "CPUDistributedDataParallel",
     "DistillCheckpointHook",
     "DistillValLoop",
+    "DistillWeightHook",
     "FiniteLossHook",
     "InheritTeacherHook",
     "NonFiniteLoss",
