@@ -12,8 +12,11 @@ from mmengine.model import BaseModel
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules import RecorderManager
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
+from mmrazor.models.task_modules.recorder.param_recorder import ParameterRecorder
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from cankd.openmmlab.preprocessing import TeacherImages, crop_maps
 
 # Place of an output among all outputs of a module: record_idx, then data_idx and further indices of nested outputs.
 OutputIndex = Tuple[int, ...]
@@ -176,6 +179,19 @@ def release_records(distiller: ConfigurableDistiller) -> None:
             recorder.reset_data_buffer()
 
 
+def crop_teacher_records(distiller: ConfigurableDistiller, images: Tensor, inputs: Tensor) -> None:
+    """Crops the maps that the teacher's recorders hold to the extent of the student's images.
+
+    Args:
+        distiller: distiller whose recorders hold the teacher's records.
+        images: images of the teacher, (B, 3, H', W').
+        inputs: images of the student, (B, 3, H, W).
+    """
+    for recorder in distiller.teacher_recorders.recorders.values():
+        if not isinstance(recorder, ParameterRecorder):
+            recorder.data_buffer[:] = crop_maps(list(recorder.data_buffer), images, inputs)
+
+
 def describe_records(record: Any) -> str:
     """Describes a recorder's ``data_buffer``, or a record in it, by the shapes of its tensors."""
     if isinstance(record, Tensor):
@@ -186,7 +202,11 @@ def describe_records(record: Any) -> str:
 
 
 def record_predictions(
-    distiller: ConfigurableDistiller, student: BaseModel, teacher: BaseModel, data: Mapping[str, Any]
+    distiller: ConfigurableDistiller,
+    student: BaseModel,
+    teacher: BaseModel,
+    data: Mapping[str, Any],
+    teacher_images: TeacherImages | None = None,
 ) -> None:
     """Fills a distiller's recorders: both models predict for one batch.
 
@@ -195,11 +215,18 @@ def record_predictions(
         student: student in eval mode.
         teacher: teacher in eval mode.
         data: batch that the student's ``data_preprocessor`` returned.
+        teacher_images: what makes the teacher's images of it, for a distillation with ``teacher_preprocess``.
+            Defaults to None: the teacher gets the same batch.
     """
+    inputs, images, samples = data["inputs"], data["inputs"], data["data_samples"]
+    if teacher_images is not None:
+        images, samples = teacher_images(inputs, samples)
     with distiller.student_recorders:
         student(**data, mode="predict")
     with distiller.teacher_recorders:
-        teacher(**data, mode="predict")
+        teacher(images, samples, mode="predict")
+    if images.shape != inputs.shape:
+        crop_teacher_records(distiller, images, inputs)
 
 
 def nearest_names(name: str, names: Sequence[str]) -> str:

@@ -11,11 +11,10 @@ from mmengine.logging import print_log
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
-from mmrazor.models.task_modules.recorder.param_recorder import ParameterRecorder
 from torch import Tensor, nn
 
 from cankd.openmmlab.loading import load_teacher
-from cankd.openmmlab.preprocessing import TeacherImages, crop_maps, normalise_differently
+from cankd.openmmlab.preprocessing import TeacherImages, normalise_differently
 from cankd.openmmlab.recording import describe_records
 
 
@@ -160,17 +159,6 @@ class TeacherDistill(SingleTeacherDistill):
                 "cropped. Give the student's data_preprocessor this divisor, or the teacher's its own."
             )
         return images, samples
-
-    def crop_teacher_records(self, images: Tensor, batch_inputs: Tensor) -> None:
-        """Crops the maps that the teacher's recorders hold to the extent of the student's images.
-
-        Args:
-            images: images of the teacher, (B, 3, H', W').
-            batch_inputs: images of the student, (B, 3, H, W).
-        """
-        for recorder in self.distiller.teacher_recorders.recorders.values():
-            if not isinstance(recorder, ParameterRecorder):
-                recorder.data_buffer[:] = crop_maps(list(recorder.data_buffer), images, batch_inputs)
 
     def _check_sources(self, side: str, model: nn.Module, error: AssertionError) -> None:
         modules = [name for name, _ in model.named_modules()]

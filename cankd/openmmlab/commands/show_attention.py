@@ -18,6 +18,7 @@ from cankd.openmmlab.commands.running import tool_errors
 from cankd.openmmlab.configs import read_config, test_dataset
 from cankd.openmmlab.inference import prepare
 from cankd.openmmlab.loading import load_distillation
+from cankd.openmmlab.preprocessing import TeacherImages
 from cankd.openmmlab.recording import nearest_names
 from cankd.openmmlab.visualization.attention import attend, draw_attention, fractions
 from cankd.openmmlab.visualization.features import image_names, list_images, network_view
@@ -54,12 +55,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             "ResizeEdge and CenterCrop."
         )
     student, teacher, distiller, cfg = load_distillation(cfg, args.checkpoint, args.device)
+    teacher_images = None
+    if cfg.model.get("teacher_preprocess"):
+        teacher_images = TeacherImages(student.data_preprocessor, teacher.data_preprocessor).to(args.device)
     for number, (image, name) in enumerate(zip(images, image_names(images)), start=1):
         batch = prepare(cfg, image)
         data = student.data_preprocessor(batch, False)
         view = network_view(batch, data["inputs"].shape[-2:])
         points = fractions(args.points, data["data_samples"][0], view)
-        found = attend(student, teacher, distiller, data, points)
+        found = attend(student, teacher, distiller, data, points, teacher_images)
         for loss in args.losses or []:
             if loss not in found:
                 raise ValueError(f"--losses: got {loss}, expected names like {nearest_names(loss, list(found))}.")

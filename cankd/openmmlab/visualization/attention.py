@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cankd.losses import NLKDINLoss
 from cankd.losses.cankd import CanBlock
+from cankd.openmmlab.preprocessing import TeacherImages
 from cankd.openmmlab.recording import record_predictions
 from cankd.openmmlab.visualization.panels import View, save_figure, show_map
 
@@ -144,6 +145,7 @@ def attend(
     distiller: ConfigurableDistiller,
     data: dict[str, Any],
     points: Sequence[tuple[float, float]],
+    teacher_images: TeacherImages | None = None,
 ) -> dict[str, Attention]:
     """Runs both models of a distillation on one image and computes the attention of its CanKD losses.
 
@@ -153,6 +155,8 @@ def attend(
         distiller: distiller whose recorders are attached to both models.
         data: batch of one image, from the student's ``data_preprocessor``.
         points: (x, y) of the chosen positions, as fractions of the network's input.
+        teacher_images: what makes the teacher's images of the batch, for a distillation with ``teacher_preprocess``.
+            Defaults to None: the teacher gets the same batch.
 
     Returns:
         Name of the loss -> its attention.
@@ -163,7 +167,7 @@ def attend(
     losses = {name: loss for name, loss in distiller.distill_losses.items() if isinstance(loss, NLKDINLoss)}
     if not losses:
         raise ValueError("the distillation has no NLKDINLoss, expected at least one in distiller.distill_losses.")
-    record_predictions(distiller, student, teacher, data)
+    record_predictions(distiller, student, teacher, data, teacher_images)
     found = {}
     for name, loss in losses.items():
         mappings = distiller.loss_forward_mappings[name]

@@ -141,14 +141,41 @@ def test_attention_is_drawn_with_its_position(tmp_path):
         assert columns.mean() / inner.shape[1] == pytest.approx(x, abs=0.02)
 
 
-@pytest.mark.slow
-def test_the_attention_tool_prints_the_share_of_the_block(distilled, scene, tmp_path):
+def _alive(distilled, folder):
+    """A copy of a checkpoint whose losses' blocks have random weights."""
     checkpoint = load_checkpoint_file(distilled)
     generator = torch.Generator().manual_seed(0)
     for key, value in checkpoint["state_dict"].items():
         if ".block." in key and "running" not in key and value.is_floating_point():
             value.copy_(torch.randn(value.shape, generator=generator) * 0.1)
-    torch.save(checkpoint, tmp_path / "alive.pth")
+    torch.save(checkpoint, folder / "alive.pth")
+    return folder / "alive.pth"
+
+
+@pytest.mark.slow
+def test_a_teacher_with_its_own_preprocessing(distilled, scene, tmp_path):
+    preprocessor = {"mean": [0.0] * 3, "std": [255.0] * 3, "bgr_to_rgb": False, "pad_size_divisor": 64}
+    options = {f"model.teacher.data_preprocessor.{key}": value for key, value in preprocessor.items()}
+    options["model.teacher_preprocess"] = True
+    arguments = [scene, CANKD, _alive(distilled, tmp_path), "--out-file", tmp_path / "attention.png", "--cfg-options"]
+    printed = call_tool(
+        "visualizations/attention.py", *arguments, *(f"{key}={value}" for key, value in options.items())
+    ).stdout
+    student, teacher, distiller, cfg = load_distillation(CANKD, tmp_path / "alive.pth", cfg_options=options)
+    own, theirs = (model.data_preprocessor(prepare(cfg, scene), False)["inputs"] for model in (student, teacher))
+    assert own.shape[2:] == (96, 96) and theirs.shape[2:] == (128, 128)
+    shares = []
+    with torch.no_grad():
+        for images in (theirs, own):
+            x, y = student.extract_feat(own)[0], teacher.extract_feat(images)[0][:, :, :24, :24]
+            shares.append(100 * residual_share(distiller.distill_losses["loss_fpn0"].block, x, y)[0])
+    assert float(printed.split("loss_fpn0 ")[1].split(" %")[0]) == pytest.approx(shares[0], abs=0.06)
+    assert abs(shares[0] - shares[1]) > 0.12
+
+
+@pytest.mark.slow
+def test_the_attention_tool_prints_the_share_of_the_block(distilled, scene, tmp_path):
+    _alive(distilled, tmp_path)
     out = tmp_path / "attention.png"
     arguments = [scene, CANKD, tmp_path / "alive.pth", "--losses", "loss_fpn0", "--points", "70,10", "--out-file", out]
     printed = call_tool("visualizations/attention.py", *arguments).stdout
