@@ -20,7 +20,8 @@ class DistillWeightHook(Hook):
         ... * (1 + cos(pi (i - begin) / (end - begin))) / 2  between begin and end, with decay="cosine"
 
     From ``end`` on the distillation is stopped, as ``StopDistillHook`` stops it: the teacher does not run any more. The
-    logged losses are the weighted ones, and the weight is logged as ``distill_weight``.
+    logged losses are the weighted ones, and the weight is logged as ``distill_weight``, 0 once the distillation is
+    stopped.
 
     Args:
         weight: the largest weight, which multiplies each loss's own. Defaults to 1.
@@ -98,8 +99,8 @@ class DistillWeightHook(Hook):
         """Sets and logs the weight of the iteration."""
         algorithm = unwrapped(runner.model)
         weight = self.weight_at(runner.iter, runner.max_iters, len(runner.train_dataloader))
-        algorithm.distill_weight = weight
-        runner.message_hub.update_scalar("train/distill_weight", weight)
         if self.decay and not weight and runner.iter and not algorithm.distillation_stopped:
             algorithm.distillation_stopped = True
             runner.logger.info(f"The distillation's weight is zero after {runner.iter} iterations; it is stopped.")
+        algorithm.distill_weight = 0.0 if algorithm.distillation_stopped else weight
+        runner.message_hub.update_scalar("train/distill_weight", algorithm.distill_weight)
