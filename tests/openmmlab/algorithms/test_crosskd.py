@@ -398,7 +398,10 @@ def _rank_losses(rank: int, port: str, folder: str) -> None:
 
 @pytest.mark.slow
 def test_average_factors_are_those_of_all_processes(tmp_path):
-    code = "import sys, tests.openmmlab.algorithms.test_crosskd as t; t._rank_losses(int(sys.argv[1]), *sys.argv[2:])"
+    code = (
+        "import sys, cankd.openmmlab, tests.openmmlab.algorithms.test_crosskd as test\n"
+        "test._rank_losses(int(sys.argv[1]), *sys.argv[2:])"
+    )
     port = free_port()
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda rank: run_command(sys.executable, "-c", code, rank, port, str(tmp_path)), "01"))
