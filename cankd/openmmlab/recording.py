@@ -105,12 +105,16 @@ def watch_calls(modules: Mapping[str, nn.Module], until: nn.Module, then: Callab
 
 
 @torch.no_grad()
-def module_shapes(model: BaseModel, data: Mapping[str, Any]) -> dict[str, dict[OutputIndex, tuple[int, ...]]]:
+def module_shapes(
+    model: BaseModel, data: Mapping[str, Any], whole: bool = True
+) -> dict[str, dict[OutputIndex, tuple[int, ...]]]:
     """Finds the shape of every tensor that each module returns when the model predicts.
 
     Args:
         model: model in eval mode.
         data: batch that its ``data_preprocessor`` returned.
+        whole: whether the model predicts; with False it only extracts its features, by backbone and neck. Defaults to
+            True.
 
     Returns:
         Name of the module -> index of the output, see :data:`OutputIndex` -> shape. A module that
@@ -133,7 +137,10 @@ def module_shapes(model: BaseModel, data: Mapping[str, Any]) -> dict[str, dict[O
 
     handles = [module.register_forward_hook(functools.partial(hook, name)) for name, module in modules.items()]
     with _removed(handles):
-        model(**data, mode="predict")
+        if whole:
+            model(**data, mode="predict")
+        else:
+            model.extract_feat(data["inputs"])
     return shapes
 
 

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import re
 import sys
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Sequence
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -35,6 +35,13 @@ def command_parser(text: str | None) -> argparse.ArgumentParser:
 def figure(value: float | None, digits: int = 1) -> str:
     """Returns a number for a printed table, ``-`` for none."""
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table for a terminal, whose columns are as wide as their longest cell."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in [header, *rows])
+    return "\n".join(line.rstrip() for line in lines)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from cankd.openmmlab.configs import is_distillation_config, read_config, repo_of
 from cankd.openmmlab.inference import noise_batch
 from cankd.openmmlab.loading import ROLES, build_model
 from cankd.openmmlab.recording import module_shapes
-from cankd.utils.command_line import at_least, command_parser
+from cankd.utils.command_line import at_least, command_parser, table
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -42,12 +42,6 @@ def text(shape: Shape | None) -> str:
     return "" if shape is None else " x ".join(map(str, shape)) or "-"
 
 
-def print_table(header: list[str], rows: list[list[str]]) -> None:
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    for row in [header, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-
-
 @tool_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
@@ -62,14 +56,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"Network input: {text(tuple(data['inputs'].shape))}")
     if len(roles) == 1:
         outputs = found["student"]
-        print_table(["module", "output"], [[label(*key, outputs), text(shape)] for key, shape in outputs.items()])
+        print(table(["module", "output"], [[label(*key, outputs), text(shape)] for key, shape in outputs.items()]))
         return
     everything = {**found["student"], **found["teacher"]}
     rows = []
     for key in everything:
         shapes = [found[role].get(key) for role in ROLES]
         rows.append([label(*key, everything), *map(text, shapes), match(*shapes)])
-    print_table(["module", "student", "teacher", "match"], rows)
+    print(table(["module", "student", "teacher", "match"], rows))
     print(
         "\nfits: equal shapes. connector: other channels, add one to the student's side. align: another height and "
         "width, set align=True in the loss."
@@ -93,4 +87,4 @@ def print_partners(student: Outputs, teacher: Outputs) -> None:
             rows.append([label(name, index, student), text(shape), ", ".join(partners)])
     if rows:
         print("\nOther modules of the teacher with equal height and width:")
-        print_table(["student", "output", "teacher"], rows)
+        print(table(["student", "output", "teacher"], rows))

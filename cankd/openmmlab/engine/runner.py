@@ -7,10 +7,11 @@ from typing import Any
 import mmengine.runner
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import HOOKS, MODEL_WRAPPERS, MODELS
+from mmrazor.models.algorithms import SingleTeacherDistill
 from torch import distributed, nn
 
 from cankd.openmmlab.checkpoint import Checkpoint
@@ -26,6 +27,29 @@ OWN_HOOKS = {"run_checks": {"type": "RunChecksHook"}, "finite_loss": {"type": "F
 def unwrapped(model: Any) -> Any:
     """Returns the model inside a wrapper for several processes; a model without one is returned as it is."""
     return model.module if is_model_wrapper(model) else model
+
+
+class _StudentsRunner:
+    """A runner as the hooks of the student's own recipe expect it: its model is the student, not the distillation."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.__dict__["_runner"] = runner
+
+    @property
+    def model(self) -> nn.Module:
+        return unwrapped(self._runner.model).student
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._runner, name, value)
+
+
+def _is_of_a_recipe(hook: Hook) -> bool:
+    """Returns whether a hook is mmdet's, mmseg's or mmpretrain's, and no average of weights, which is of all parts."""
+    packages = {cls.__module__.split(".")[0] for cls in type(hook).__mro__}
+    return not isinstance(hook, EMAHook) and bool(packages & {"mmdet", "mmseg", "mmpretrain", "mmcls"})
 
 
 @MODEL_WRAPPERS.register_module()
@@ -47,6 +71,9 @@ class Runner(mmengine.runner.Runner):
     from the checkpoint that :func:`cankd.openmmlab.engine.resuming.find_checkpoint` finds. Until its loop begins, a
     runner keeps the checkpoint files that it reads, so that building, initialising, resuming and checking a model read
     each file once.
+
+    In a distillation the hooks of mmdet, mmseg and mmpretrain get the student as ``runner.model``: they are part of the
+    student's own recipe and reach for its modules, as YOLOX's switch to its last epochs does.
     """
 
     # Private: mmengine has no public attribute for the checkpoint that a run resumes from.
@@ -59,7 +86,11 @@ class Runner(mmengine.runner.Runner):
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Calls a method of all hooks; when a loop begins, releases the checkpoint files that were read for it."""
-        super().call_hook(fn_name, **kwargs)
+        is_distillation = isinstance(unwrapped(getattr(self, "model", None)), SingleTeacherDistill)
+        for hook in self.hooks:
+            if hasattr(hook, fn_name):
+                runner = _StudentsRunner(self) if is_distillation and _is_of_a_recipe(hook) else self
+                getattr(hook, fn_name)(runner, **kwargs)
         if fn_name in ("before_train", "before_val", "before_test"):
             release_what_was_read()
 

@@ -1,0 +1,460 @@
+"""Pairs the feature maps of any student and teacher, and writes the configuration of their distillation."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Sequence
+
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from torch import nn
+
+from cankd.openmmlab.analysis.complexity import MultiplyAdds
+from cankd.openmmlab.compat import configs_folder
+from cankd.openmmlab.configs import is_distillation_config, read_config
+from cankd.openmmlab.inference import noise_batch
+from cankd.openmmlab.loading import build_model
+from cankd.openmmlab.recording import OutputIndex, module_shapes, nearest_names
+from cankd.openmmlab.zoo import ZooModel, zoo_model
+
+IMAGE = (256, 256)
+LOGITS = "decode_head.conv_seg"
+# Method -> files in configs/_base_ with its published settings, for necks and for backbones.
+METHODS = {
+    "cankd": ("fpn.py", "segmenter_backbone.py"),
+    **{name: (f"methods/{name}_fpn.py", f"methods/{name}_backbone.py") for name in ("l2", "pkd", "mgd", "fbkd")},
+    "cwd": ("methods/cwd_fpn.py", "methods/cwd_fpn.py"),
+    "fgd": ("methods/fgd_fpn.py", "methods/fgd_fpn.py"),
+    "acamkd": ("methods/acamkd_fpn.py", "methods/acamkd_backbone.py"),
+}
+WIDTH = 120  # of a line of a written configuration
+RESIZING = ("cankd", "pkd")  # methods that compare maps of different height and width
+
+
+@dataclass(frozen=True)
+class Map:
+    """A feature map that a module returns for one image."""
+
+    index: int | None  # among the module's maps; None if it returns one
+    channels: int
+    height: int
+    width: int
+    stride: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
+
+class Pair(NamedTuple):
+    """A map of the student and the map of the teacher that it is compared with."""
+
+    student: Map
+    teacher: Map
+
+
+@dataclass
+class Side:
+    """A student or teacher that was built and has seen one image.
+
+    Args:
+        config: path or ``package::path`` of its configuration.
+        cfg: its configuration.
+        model: the model, not initialised.
+        shapes: what each of its modules returned; see :func:`~cankd.openmmlab.recording.module_shapes`.
+        image: height and width of the image that it saw.
+        multiply_adds: number of multiply-adds up to the last map of backbone and neck.
+        entry: what its package tells of it, or None for a file of one's own.
+    """
+
+    config: str
+    cfg: Config
+    model: BaseModel
+    shapes: dict[str, dict[OutputIndex, tuple[int, ...]]]
+    image: tuple[int, int]
+    multiply_adds: int
+    entry: ZooModel | None
+
+    @property
+    def name(self) -> str:
+        """Name of the configuration."""
+        return Path(self.config).stem
+
+    @property
+    def parameters(self) -> int:
+        """Number of the model's parameters."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes that a segmenter's head tells apart."""
+        head: Any = getattr(self.model, "decode_head", None)
+        return getattr(head[-1] if isinstance(head, nn.ModuleList) else head, "num_classes", None)
+
+    def maps(self, source: str) -> list[Map]:
+        """Returns the maps (B, C, H, W) that a module returns at its first call."""
+        return [
+            Map(index[1] if len(index) > 1 else None, *shape[1:], stride=round(self.image[0] / shape[2]))
+            for index, shape in self.shapes.get(source, {}).items()
+            if len(shape) == 4 and len(index) <= 2 and index[0] == 0
+        ]
+
+
+def load_side(config: str) -> Side:
+    """Builds the model of a configuration and has it extract the features of one image.
+
+    Args:
+        config: path or ``package::path`` of a configuration of a single model.
+
+    Returns:
+        The model and the shapes of its maps.
+
+    Raises:
+        ValueError: if the configuration is a distillation's, a tracker's or that of a model that reads text, or if the
+            model cannot be built or run here.
+    """
+    cfg = read_config(config)
+    if is_distillation_config(cfg):
+        raise ValueError(f"{config}: got a distillation, expected the configuration of a single model.")
+    if "language_model" in cfg.model or "text_encoder" in cfg.model:
+        raise ValueError(f"{config}: got a model that reads text, expected one that takes images alone.")
+    if "detector" in cfg.model or "tracker" in cfg.model:
+        raise ValueError(f"{config}: got a tracker or a detector inside another model, expected a plain model.")
+    try:
+        model = build_model(cfg)
+    except Exception as error:
+        raise ValueError(f"{config}: the model cannot be built here. {_short(error)}") from error
+    shapes, image, cost = _features(config, cfg, model)
+    return Side(config, cfg, model, shapes, image, cost, zoo_model(config))
+
+
+def _features(config: str, cfg: Config, model: BaseModel) -> tuple[dict, tuple[int, int], int]:
+    """Extracts the features of one image, of the size that the model is trained with if it takes no other."""
+    trained = getattr(model.data_preprocessor, "size", None)
+    sizes = [IMAGE, trained] if trained else [IMAGE]
+    for size in sizes:
+        try:
+            data = model.data_preprocessor(noise_batch(cfg, size), False)
+            with MultiplyAdds() as counter:
+                shapes = module_shapes(model, data, whole=False)
+            break
+        except Exception as error:
+            if size is sizes[-1]:
+                raise ValueError(
+                    f"{config}: the model cannot extract the features of an image here. {_short(error)}"
+                ) from error
+    return shapes, tuple(data["inputs"].shape[-2:]), counter.total
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) < 200 else text[:200] + ' ...'}"
+
+
+class Pairing(NamedTuple):
+    """Which maps of which modules are compared."""
+
+    student_source: str
+    teacher_source: str
+    pairs: list[Pair]
+    resizes: bool  # whether the heights and widths of a pair differ
+
+
+def pair_maps(
+    student: Side,
+    teacher: Side,
+    method: str = "cankd",
+    source: Sequence[str] | None = None,
+    levels: Sequence[int] | None = None,
+) -> Pairing:
+    """Pairs the maps of two models by their strides.
+
+    Without ``source`` the outputs of both necks are compared, or those of both backbones if one of the models has no
+    neck. Without ``levels`` it is as many of a neck's maps as the method's published settings have, the finest first,
+    and the last map of a backbone that has a partner. Of several maps of one stride the last one counts. Where no
+    stride agrees, the maps of the nearest strides are compared.
+
+    Args:
+        student: student that was built.
+        teacher: teacher that was built.
+        method: one of :data:`METHODS`. Defaults to ``cankd``.
+        source: module whose maps are compared, or the student's and the teacher's. Defaults to the neck or backbone.
+        levels: indices of the student's maps. Defaults to those with a partner, as told above.
+
+    Returns:
+        The modules and their pairs of maps.
+
+    Raises:
+        ValueError: if a module does not exist or returns no maps, or the method cannot compare them.
+    """
+    sources = _sources(student, teacher, method, source)
+    maps = [_maps_of(side, name) for side, name in zip((student, teacher), sources)]
+    if levels is not None:
+        there = {found.index: found for found in maps[0]}
+        missing = [level for level in levels if level not in there]
+        if missing:
+            raise ValueError(
+                f"--levels: got {missing[0]}, expected indices of the maps of the student's {sources[0]}: "
+                f"{', '.join(str(index) for index in there if index is not None) or 'it returns one map'}."
+            )
+        pairs = [Pair(there[level], _nearest(there[level], maps[1])) for level in levels]
+    else:
+        pairs = _by_stride(*maps)
+        if sources[0].split(".")[0] == "neck":
+            most = len(_template(method, sources[0])["levels"])
+            finest = sorted(pairs, key=lambda pair: pair.student.stride)[:most]
+            pairs = [pair for pair in pairs if pair in finest]
+        else:
+            pairs = pairs[-1:]
+    same_image = student.image == teacher.image
+    resizes = any(one.stride != other.stride or same_image and one.size != other.size for one, other in pairs)
+    if resizes and method not in RESIZING:
+        raise ValueError(
+            f"--method: got {method}, which compares maps of equal height and width; {student.name} has strides "
+            f"{_strides(maps[0])} in {sources[0]}, {teacher.name} {_strides(maps[1])} in {sources[1]}. Choose another "
+            f"--source, or one of {', '.join(RESIZING)}."
+        )
+    return Pairing(*sources, pairs, resizes)
+
+
+def _sources(student: Side, teacher: Side, method: str, source: Sequence[str] | None) -> tuple[str, str]:
+    """Returns the module of each side whose maps are compared."""
+    if source:
+        return source[0], source[-1]
+    if method == "cwd" and student.classes and student.classes == teacher.classes:
+        return LOGITS, LOGITS
+    name = "neck" if student.maps("neck") and teacher.maps("neck") else "backbone"
+    return name, name
+
+
+def _maps_of(side: Side, source: str) -> list[Map]:
+    """Returns the maps of one module; a module behind the neck is found by a prediction."""
+    if source in side.shapes and not side.shapes[source]:
+        data = side.model.data_preprocessor(noise_batch(side.cfg, side.image), False)
+        side.shapes.update(module_shapes(side.model, data))
+    if source not in side.shapes:
+        raise ValueError(
+            f"--source: got {source}, which {side.name} does not have; the nearest are "
+            f"{nearest_names(source, list(side.shapes))}. tools/list_modules.py {side.config} lists all."
+        )
+    maps = side.maps(source)
+    if not maps:
+        shapes = ", ".join(map(str, side.shapes[source].values())) or "nothing"
+        raise ValueError(
+            f"--source: got {source}, which returns {shapes} in {side.name}, expected maps (B, C, H, W). "
+            f"tools/list_modules.py {side.config} lists all modules."
+        )
+    return maps
+
+
+def _by_stride(student: Sequence[Map], teacher: Sequence[Map]) -> list[Pair]:
+    """Pairs maps of equal stride; without any, the two maps of the nearest strides."""
+    last = {found.stride: found for found in student}
+    partners = {found.stride: found for found in teacher}
+    pairs = [Pair(found, partners[stride]) for stride, found in last.items() if stride in partners]
+    if not pairs:
+        nearest = [Pair(found, _nearest(found, teacher)) for found in student]
+        pairs = [min(reversed(nearest), key=lambda pair: _distance(*pair))]
+    return sorted(pairs, key=lambda pair: pair.student.index or 0)
+
+
+def _nearest(student: Map, teacher: Sequence[Map]) -> Map:
+    """Returns the last of the teacher's maps with the stride nearest to a student's map's."""
+    return min(reversed(teacher), key=lambda found: _distance(student, found))
+
+
+def _distance(student: Map, teacher: Map) -> float:
+    return abs(math.log(student.stride / teacher.stride))
+
+
+def _strides(maps: Sequence[Map]) -> str:
+    return ", ".join(str(found.stride) for found in maps)
+
+
+def _template(method: str, source: str) -> dict[str, Any]:
+    """Returns the distiller with a method's published settings."""
+    if method == "cwd" and source == LOGITS:
+        file = "methods/cwd_logits.py"
+    else:
+        file = METHODS[method][source.split(".")[0] != "neck"]
+    return Config.fromfile(configs_folder() / "_base_" / file).model.distiller.to_dict()
+
+
+def distiller_config(method: str, pairing: Pairing, classes: int | None = None) -> dict[str, Any]:
+    """Makes the configuration of the distiller that compares the paired maps.
+
+    Args:
+        method: one of :data:`METHODS`.
+        pairing: the maps.
+        classes: number of classes that a segmenter's head tells apart; None for other models.
+
+    Returns:
+        The configuration of a ``LevelDistiller`` with the method's published settings; the student's maps go through a
+        1x1 convolution if their channels differ from the teacher's.
+
+    Raises:
+        ValueError: if the method needs boxes and the model is a segmenter.
+    """
+    template = _template(method, pairing.student_source)
+    if method == "fgd" and classes:
+        raise ValueError("--method: got fgd, which needs boxes; a segmenter has none. Choose another method.")
+    if method == "acamkd" and classes:
+        template["loss"]["num_masks"] = classes
+    name = pairing.student_source.split(".")[0]
+    distiller: dict[str, Any] = dict(type="LevelDistiller", source=pairing.student_source)
+    if pairing.teacher_source != pairing.student_source:
+        distiller["teacher_source"] = pairing.teacher_source
+    levels = [pair.student.index for pair in pairing.pairs]
+    teacher_levels = [pair.teacher.index for pair in pairing.pairs]
+    if levels != [None]:
+        distiller["levels"] = levels
+    if teacher_levels != levels:
+        distiller["teacher_levels"] = teacher_levels
+    needs_convolution = any(pair.student.channels != pair.teacher.channels for pair in pairing.pairs)
+    parts = [_level_config(template, pair, needs_convolution, pairing.resizes) for pair in pairing.pairs]
+    prefixes = dict(loss=f"loss_{name}", connector=name, student_connector="Student", teacher_connector="Teacher")
+    coarsest = max(range(len(parts)), key=lambda place: pairing.pairs[place].student.stride)
+    for key, config in parts[coarsest].items():  # what differs on other levels is named for them
+        distiller[key] = config
+        for level, part in zip(levels, parts):
+            if part[key] != config:
+                long_key = "distill_losses" if key == "loss" else "connectors"
+                distiller.setdefault(long_key, {})[f"{prefixes[key]}{level}"] = _difference(config, part[key])
+    distiller.update({key: template[key] for key in ("parts", "student_recorders", "extra_inputs") if key in template})
+    return distiller
+
+
+def _level_config(template: dict[str, Any], pair: Pair, needs_convolution: bool, resizes: bool) -> dict[str, Any]:
+    """Returns loss and connectors of one level."""
+    student, teacher = pair.student.channels, pair.teacher.channels
+    loss = dict(template["loss"])
+    if "in_channels" in loss:
+        loss["in_channels"] = teacher
+    if resizes and loss["type"] == "NLKDINLoss":
+        loss["align"] = True
+    convolution = dict(type="ConvModuleConnector", in_channel=student, out_channel=teacher, norm_cfg=None, act_cfg=None)
+    own = template.get("connector")
+    if own and own["type"] == "MGDConnector":
+        return dict(loss=loss, connector={**own, "student_channels": student, "teacher_channels": teacher})
+    if "teacher_connector" in template:  # FBKD
+        own, theirs = template["student_connector"], template["teacher_connector"]
+        changes = {"in_channels": teacher, **_pooling(template, 8 if needs_convolution else pair.student.stride)}
+        relations = {**_without_mode(own[-1] if isinstance(own, list) else own), **changes}
+        return dict(
+            loss=loss,
+            student_connector=[convolution, relations] if needs_convolution else relations,
+            teacher_connector={**_without_mode(theirs), **changes},
+        )
+    return dict(loss=loss, connector=convolution) if needs_convolution else dict(loss=loss)
+
+
+def _without_mode(connector: dict[str, Any]) -> dict[str, Any]:
+    """Returns FBKD's connector without its mode, which is mmrazor's default."""
+    return {key: value for key, value in connector.items() if key != "mode"}
+
+
+def _pooling(template: dict[str, Any], stride: int) -> dict[str, Any]:
+    """Returns how FBKD's attention is reduced on maps of a stride; its levels 0 and 1 were published for 4 and 8.
+
+    Behind a convolution all levels are reduced like stride 8, because a list of connectors cannot be merged.
+    """
+    return template.get("connectors", {}).get({4: "Student0", 8: "Student1"}.get(stride, ""), {})
+
+
+def _difference(common: Any, config: Any) -> Any:
+    """Returns what has to be merged into the levels' common configuration to have that of one level."""
+    if not isinstance(config, dict):  # a list replaces the other
+        return config
+    return {key: value for key, value in config.items() if key not in common or common[key] != value}
+
+
+def config_text(
+    student: Side, teacher: Side, teacher_ckpt: str | None, method: str, distiller: dict[str, Any], out: Path
+) -> str:
+    """Writes the configuration of a distillation, which inherits the student's own recipe.
+
+    Args:
+        student: student that was built.
+        teacher: teacher that was built.
+        teacher_ckpt: path or URL of the teacher's weights.
+        method: name of the method, for the comment.
+        distiller: configuration of the distiller.
+        out: file that the text is meant for; a base that is a file of one's own is named relative to it.
+
+    Returns:
+        The text.
+    """
+    cfg = student.cfg
+    base = student.config
+    if "::" not in base:
+        base = os.path.relpath(base, out.parent)
+    architecture: dict[str, Any] = dict(type="StockModel", cfg=student.config)
+    changes: dict[str, Any] = {}
+    if cfg.get("load_from"):  # weights of a single model, which the distillation would look for in vain
+        architecture["init_cfg"] = dict(type="Pretrained", checkpoint=cfg.load_from)
+        changes["load_from"] = None
+    if cfg.get("data_preprocessor"):  # mmengine would give it to the distillation; the student has its own
+        changes["data_preprocessor"] = None
+    modules = [
+        name for side in (student, teacher) for name in (side.cfg.get("custom_imports") or {}).get("imports", [])
+    ]
+    model = dict(
+        _delete_=True,
+        _scope_="mmrazor",
+        type="PartialTeacherDistill",
+        architecture=architecture,
+        teacher=dict(type="StockModel", cfg=teacher.config),
+        teacher_ckpt=teacher_ckpt,
+        distiller=distiller,
+    )
+    values = dict(
+        _base_=base,
+        custom_imports=dict(imports=list(dict.fromkeys([*modules, "cankd.openmmlab"]))),
+        model=model,
+        find_unused_parameters=True,
+        default_hooks=dict(checkpoint=dict(type="DistillCheckpointHook")),
+        **changes,
+    )
+    lines = [f"# {method}: {student.name} ({accuracy_text(student.entry)})"]
+    lines += [f"# learns from {teacher.name} ({accuracy_text(teacher.entry)})."]
+    lines += [f"{key} = {_code(value)}" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _code(value: Any, indent: int = 0) -> str:
+    """Writes a value as Python code: short ones on one line, of others each dict and list on lines of its own."""
+    line = _line(value)
+    if not isinstance(value, (dict, list)) or indent + len(line) < WIDTH:
+        return line
+    opening, closing = ("dict(", ")") if isinstance(value, dict) else ("[", "]")
+    lines = [""]
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+        item = (f"{key}=" if isinstance(value, dict) else "") + _code(part, indent + 4) + ","
+        joins = not isinstance(part, (dict, list)) and lines[-1] and indent + len(lines[-1] + item) < WIDTH - 5
+        if joins and not lines[-1].endswith(("),", "],")):
+            lines[-1] += f" {item}"
+        else:
+            lines.append(item)
+    pad = " " * (indent + 4)
+    return "\n".join([opening, *(pad + item for item in lines[1:]), " " * indent + closing])
+
+
+def _line(value: Any) -> str:
+    """Writes a value as Python code on one line."""
+    if isinstance(value, dict):
+        return f"dict({', '.join(f'{key}={_line(part)}' for key, part in value.items())})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_line, value))}]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def accuracy_text(entry: ZooModel | None) -> str:
+    """Returns the published accuracies of a model in words."""
+    if not entry or not entry.accuracies:
+        return "accuracy unknown"
+    return ", ".join(f"{metric} {value:g} on {data}" for (data, metric), value in entry.accuracies.items())

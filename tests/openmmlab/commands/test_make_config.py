@@ -1,0 +1,220 @@
+"""tools/make_config.py: any student under any teacher, down to a training with the student's own hooks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmrazor.registry import MODELS
+
+from cankd.openmmlab.configs import in_scope, read_config
+from cankd.openmmlab.engine import Runner
+from cankd.openmmlab.engine.config_checks import check_distiller
+from cankd.openmmlab.loading import load_model
+from tests.configs.stock_models import without_scopes
+from tests.conftest import ROOT
+from tests.in_process import call_tool
+from tests.train_recipe import random_weights
+
+PSPNET = "pspnet_{}-d8_4xb2-80k_cityscapes-512x1024"
+RETINANET = "retinanet_{}_fpn_1x_coco"
+
+
+def _make(tmp_path: Path, *arguments: Any) -> tuple[Config, str]:
+    """Makes a configuration, which must be short, be read and be built; returns it with what was printed."""
+    out = tmp_path / "my_config.py"
+    printed = call_tool("make_config.py", *arguments, "--out", out).stdout
+    assert len(out.read_text().splitlines()) <= 25
+    cfg = read_config(out)
+    check_distiller(cfg.model)
+    with in_scope(cfg):
+        MODELS.build({**cfg.model, "teacher_ckpt": None})
+    return cfg, printed
+
+
+def _records(cfg: Config) -> dict[str, list[Any]]:
+    """Index of the student's map, of the teacher's and the connector of each loss."""
+    found = {}
+    for name, mapping in cfg.model.distiller.loss_forward_mappings.items():
+        student, teacher = list(mapping.values())[:2]
+        found[name] = [student.get("data_idx"), teacher.get("data_idx"), student.get("connector")]
+    return found
+
+
+def test_a_pair_of_one_family(tmp_path):
+    cfg, printed = _make(tmp_path, RETINANET.format("r18"), RETINANET.format("r50"))
+    assert cfg.model.architecture.cfg == "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py"
+    assert cfg.model.teacher_ckpt.endswith("retinanet_r50_fpn_1x_coco_20200130-c2398f9e.pth")
+    assert _records(cfg) == {f"loss_neck{level}": [level, level, None] for level in range(4)}
+    assert {loss.loss_weight for loss in cfg.model.distiller.distill_losses.values()} == {10}
+    # The recipe is the student's own.
+    stock = read_config("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py")
+    for key in ("optim_wrapper", "train_cfg", "param_scheduler"):
+        assert without_scopes(cfg[key]) == without_scopes(stock[key])
+    assert cfg.default_hooks.checkpoint.type == "DistillCheckpointHook"
+    assert re.search(r"student +mmdet::retinanet/retinanet_r18_fpn_1x_coco.py +box AP 31.7 on COCO +21.4", printed)
+    assert re.search(r"neck\[3\] +neck\[3\] +64 +256 +256 +- +4 x 4", printed)
+    out = tmp_path / "my_config.py"
+    commands = f"python tools/train.py {out}\n  python tools/model_converters/convert_kd_ckpt_to_student.py work_dirs/"
+    assert f"{commands}my_config/epoch_12.pth" in printed
+
+
+def test_levels_of_equal_stride_are_compared_across_families(tmp_path):
+    cfg, _ = _make(tmp_path, RETINANET.format("r18"), "faster-rcnn_r50_fpn_1x_coco")
+    assert _records(cfg) == {f"loss_neck{level}": [level, level + 1, None] for level in range(4)}
+
+
+def test_other_channels_get_a_convolution(tmp_path):
+    cfg, printed = _make(tmp_path, "yolox_tiny", "yolox_s_8x8_300e_coco")
+    assert _records(cfg) == {f"loss_neck{level}": [level, level, f"neck{level}"] for level in range(3)}
+    assert {(part.in_channel, part.out_channel) for part in cfg.model.distiller.connectors.values()} == {(96, 128)}
+    assert "1x1, 96 to 128" in printed
+
+
+def test_channels_that_differ_from_level_to_level(tmp_path):
+    cfg, _ = _make(tmp_path, "yolov3_mobilenetv2_8xb24-ms-416-300e_coco", "yolov3_d53_mstrain-608_273e_coco")
+    assert [part.out_channel for part in cfg.model.distiller.connectors.values()] == [512, 256, 128]
+    assert [loss.in_channels for loss in cfg.model.distiller.distill_losses.values()] == [512, 256, 128]
+
+
+def test_segmenters_compare_their_backbones_last_maps(tmp_path):
+    cfg, _ = _make(tmp_path, PSPNET.format("r18"), PSPNET.format("r101"))
+    assert _records(cfg) == {"loss_backbone3": [3, 3, "backbone3"]}
+    assert cfg.model.distiller.distill_losses.loss_backbone3.in_channels == 2048
+    assert cfg.data_preprocessor is None and cfg.train_cfg.max_iters == 80000
+
+
+@pytest.mark.parametrize("method", ["l2", "pkd", "cwd", "mgd", "fbkd", "fgd", "acamkd"])
+def test_every_method_takes_the_pair(method, tmp_path):
+    cfg, _ = _make(tmp_path, "rtmdet-t", "rtmdet-s", "--method", method)
+    published = Config.fromfile(ROOT / f"configs/_base_/methods/{method}_fpn.py").model.distiller.loss
+    for loss in cfg.model.distiller.distill_losses.values():
+        assert dict(loss) == ({**published, "in_channels": 128} if "in_channels" in published else dict(published))
+
+
+def test_a_pair_without_a_common_stride(tmp_path):
+    pair = ("yolox_tiny", "centripetalnet", "--source", "neck", "backbone")
+    cfg, printed = _make(tmp_path, *pair)
+    assert _records(cfg) == {"loss_neck0": [0, 1, "neck0"]} and "8 to 4" in printed and "32 x 32 to 64 x 64" in printed
+    assert all(loss.align for loss in cfg.model.distiller.distill_losses.values())
+    done = call_tool("make_config.py", *pair, "--method", "mgd", "--out", tmp_path / "no.py", check=False)
+    assert done.returncode and "compares maps of equal height and width" in done.stdout
+
+
+def test_source_and_levels_can_be_chosen(tmp_path):
+    pair = (RETINANET.format("r18"), RETINANET.format("r50"))
+    cfg, _ = _make(tmp_path, *pair, "--source", "backbone", "--levels", 1, 2)
+    assert _records(cfg) == {"loss_backbone1": [1, 1, "backbone1"], "loss_backbone2": [2, 2, "backbone2"]}
+    assert [part.in_channel for part in cfg.model.distiller.connectors.values()] == [128, 256]
+    cfg, _ = _make(tmp_path, *pair, "--source", "backbone.layer3")
+    assert _records(cfg) == {"loss_backbone": [None, None, "backbone"]}
+    for wrong, message in (
+        (["--source", "nekc"], "got nekc, which retinanet_r18_fpn_1x_coco does not have; the nearest are neck"),
+        (["--levels", 7], "--levels: got 7, expected indices of the maps of the student's neck: 0, 1, 2, 3, 4"),
+    ):
+        done = call_tool("make_config.py", *pair, *wrong, "--out", tmp_path / "no.py", check=False)
+        assert done.returncode and message in done.stdout and "Traceback" not in done.stdout
+    assert not (tmp_path / "no.py").exists()
+
+
+def test_a_configuration_of_ones_own(tmp_path):
+    demo = ROOT / "configs/demo"
+    teacher_ckpt = demo / "quickstart_teacher.pth"
+    pair = (demo / "quickstart_student.py", demo / "quickstart_teacher.py")
+    done = call_tool("make_config.py", *pair, "--out", tmp_path / "no.py", check=False)
+    assert done.returncode and "Give one with --teacher-ckpt FILE" in done.stdout
+    cfg, printed = _make(tmp_path, *pair, "--teacher-ckpt", teacher_ckpt)
+    assert cfg.model.teacher_ckpt == str(teacher_ckpt) and "accuracy unknown" in printed
+    done = call_tool("make_config.py", demo / "quickstart_cankd.py", pair[1], "--out", tmp_path / "no.py", check=False)
+    assert done.returncode and "got a distillation, expected the configuration of a single model" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ("rtmdet_tyni_8xb32-300e_coco", "no installed package describes. The nearest are mmdet::rtmdet/rtmdet_tiny"),
+        ("mmdet::glip/glip_atss_swin-t_a_fpn_dyhead_pretrain_obj365.py", "got a model that reads text"),
+        ("bytetrack_yolox_x_8xb4-amp-80e_crowdhuman-mot17halftrain_test-mot17halfval", "got a tracker"),
+    ],
+)
+def test_what_cannot_be_a_student_is_one_line(student, message, tmp_path):
+    done = call_tool("make_config.py", student, "rtmdet-s", "--out", tmp_path / "no.py", check=False)
+    assert done.returncode and message in done.stdout and len(done.stdout.strip().splitlines()) == 1
+
+
+# Training.
+
+
+def _small(config: Any) -> Any:
+    """The same configuration for images of 128 pixels instead of 640."""
+    if isinstance(config, dict):
+        return {key: _small(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return type(config)(map(_small, config))
+    return {1280: 256, 640: 128, 320: 64, -320: -64}.get(config, config) if type(config) is int else config
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory, run_tool) -> Path:
+    out = tmp_path_factory.mktemp("coco") / "coco"
+    run_tool("dataset_tools/make_mini.py", "--layout", "coco", "--out", out, "--train", 4, "--val", 2)
+    return out
+
+
+def _runner(tmp_path: Path, coco: Path, epochs: int, **changes: Any) -> Runner:
+    """A runner of the made configuration for two small batches an epoch, without weights from the network."""
+    cfg = read_config(tmp_path / "my_config.py").to_dict()
+    model = cfg.pop("model")
+    cfg = {**_small(cfg), "model": model}
+    for part in (model["architecture"], model["teacher"]):
+        part["backbone"] = dict(init_cfg=None)
+    model["teacher_ckpt"] = str(random_weights(model["teacher"], tmp_path))
+    loader = cfg["train_dataloader"]
+    loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+    dataset = loader["dataset"].get("dataset", loader["dataset"])
+    dataset.update(data_root=f"{coco}/", indices=4)
+    cfg["train_cfg"].update(max_epochs=epochs, val_interval=99, dynamic_intervals=None)
+    cfg.update(val_cfg=None, val_dataloader=None, val_evaluator=None, param_scheduler=[])
+    cfg.update(test_cfg=None, test_dataloader=None, test_evaluator=None, randomness=dict(seed=0))
+    cfg["default_hooks"]["checkpoint"]["interval"] = 1
+    cfg.update(work_dir=str(tmp_path / "run"), **changes)
+    return Runner.from_cfg(Config(cfg))
+
+
+@pytest.mark.slow
+def test_rtmdet_trains_with_its_own_recipe(tmp_path, coco):
+    _make(tmp_path, "rtmdet-t", "rtmdet-s")
+    runner = _runner(tmp_path, coco, epochs=1)
+    before = {name: value.clone() for name, value in runner.model.named_parameters()}
+    runner.train()
+    names = ["loss", "student.loss_cls", *(f"distill.loss_neck{level}" for level in range(3))]
+    losses = {name: runner.message_hub.get_scalar(f"train/{name}").current() for name in names}
+    assert all(0 < value < 1e5 for value in losses.values()), losses
+    changed = {name for name, value in runner.model.named_parameters() if not torch.equal(value, before[name])}
+    parts = {name.split(".")[0] for name in changed}
+    assert parts == {"architecture", "distiller"} and any(".connectors.neck0." in name for name in changed)
+
+
+@pytest.mark.slow
+def test_yolox_crosses_the_switch_to_its_last_epochs(tmp_path, coco):
+    _make(tmp_path, "yolox_tiny", "yolox_s_8x8_300e_coco")
+    hooks = read_config(tmp_path / "my_config.py").custom_hooks
+    hooks = [dict(hook, num_last_epochs=1) if hook.type == "YOLOXModeSwitchHook" else dict(hook) for hook in hooks]
+
+    runner = _runner(tmp_path, coco, epochs=3, custom_hooks=hooks)
+    runner.train()
+    assert runner.model.student.bbox_head.use_l1 and not runner.model.teacher.bbox_head.use_l1
+    assert runner.message_hub.get_scalar("train/student.loss_l1").current() > 0
+    # The student alone comes out of the checkpoint, with the averaged weights.
+    call_tool("model_converters/convert_kd_ckpt_to_student.py", tmp_path / "run/epoch_3.pth")
+    load_model("mmdet::yolox/yolox_tiny_8xb8-300e_coco.py", tmp_path / "run/epoch_3_student.pth")
+
+    (tmp_path / "run/epoch_3.pth").unlink()
+    (tmp_path / "run/last_checkpoint").write_text(str(tmp_path / "run/epoch_2.pth"))
+    resumed = _runner(tmp_path, coco, epochs=3, custom_hooks=hooks, resume=True)
+    resumed.train()
+    assert resumed.model.student.bbox_head.use_l1 and (tmp_path / "run/epoch_3.pth").is_file()
