@@ -20,6 +20,7 @@ COMMANDS = {
     "export": ("export_student", "main", "export a student as ONNX, checked against torch"),
     "quickstart": ("quickstart", "main", "distil a small detector and show the gain"),
     "print-config": ("print_config", "main", "print a configuration resolved, with the file of each value"),
+    "find-teacher": ("find_teacher", "main", "list published models that can teach a student, the most accurate first"),
     "make-config": ("make_config", "main", "write the configuration that distils any teacher into any student"),
     "list-modules": ("list_modules", "main", "list the modules that a distiller can record, with their shapes"),
     "show-features": ("show_features", "main", "draw the feature maps of models"),
