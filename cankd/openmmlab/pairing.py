@@ -18,6 +18,7 @@ from cankd.openmmlab.compat import configs_folder
 from cankd.openmmlab.configs import is_distillation_config, read_config
 from cankd.openmmlab.inference import noise_batch
 from cankd.openmmlab.loading import build_model
+from cankd.openmmlab.preprocessing import normalise_differently
 from cankd.openmmlab.recording import OutputIndex, module_shapes, nearest_names
 from cankd.openmmlab.zoo import ZooModel, zoo_model
 
@@ -403,7 +404,7 @@ def config_text(
     modules = [
         name for side in (student, teacher) for name in (side.cfg.get("custom_imports") or {}).get("imports", [])
     ]
-    model = dict(
+    model: dict[str, Any] = dict(
         _delete_=True,
         _scope_="mmrazor",
         type="PartialTeacherDistill",
@@ -412,6 +413,8 @@ def config_text(
         teacher_ckpt=teacher_ckpt,
         distiller=distiller,
     )
+    if normalise_differently(student.model.data_preprocessor, teacher.model.data_preprocessor):
+        model["teacher_preprocess"] = True
     values = dict(
         _base_=base,
         custom_imports=dict(imports=list(dict.fromkeys([*modules, "cankd.openmmlab"]))),

@@ -103,4 +103,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     published = "unknown" if accuracy is None else f"{accuracy:g}"
     print(f"{config}: {benchmark[1]} on {benchmark[0]} {published}, {parameters_of(own):.1f} M parameters\n")
     print(table([HEADER[0], benchmark[1], *HEADER[2:]], rows))
-    print("\nA teacher with another preprocessor sees the student's normalised images, unlike in its own training.")

@@ -15,7 +15,7 @@ from tests.in_process import call_tool
 def _teachers(*arguments: object) -> list[list[str]]:
     """The cells of each row that is listed."""
     printed = call_tool("find_teacher.py", *arguments).stdout
-    lines = printed.split("\n\n")[-2].splitlines()
+    lines = printed.split("\n\n")[-1].splitlines()
     assert lines[0].split()[0] == "teacher"
     return [re.split(r"  +", line) for line in lines[1:]]
 

@@ -66,6 +66,12 @@ def test_a_pair_of_one_family(tmp_path):
 def test_levels_of_equal_stride_are_compared_across_families(tmp_path):
     cfg, _ = _make(tmp_path, RETINANET.format("r18"), "faster-rcnn_r50_fpn_1x_coco")
     assert _records(cfg) == {f"loss_neck{level}": [level, level + 1, None] for level in range(4)}
+    assert "teacher_preprocess" not in cfg.model
+
+
+def test_a_teacher_with_another_preprocessor_gets_its_own_images(tmp_path):
+    cfg, _ = _make(tmp_path, RETINANET.format("r18"), "rtmdet-s")
+    assert cfg.model.teacher_preprocess
 
 
 def test_other_channels_get_a_convolution(tmp_path):
