@@ -32,11 +32,21 @@ ONE_OF_EACH_KIND = [
     "cankd_backbone_pspnet_r101_pspnet_r18_80k_cityscapes",
     "cankd_backbone_resnet50_mobilenet-v1_8xb32_in1k",
 ]
-# The DETRs' inheriting recipes differ from the others in their start, which test_inherit_teacher_hook.py compares.
-# They were trained once: logfile/recipes.
+
+
+def _repeats_another(name: str) -> bool:
+    """Returns whether a recipe differs from another one in its weight (mu) or its start (inherit) alone.
+
+    test_configs.py compares these, test_inherit_teacher_hook.py the starts. The inheriting DETRs were trained once:
+    logfile/recipes.
+    """
+    inherits = name.replace("cankd-inherit_", "cankd_") in RECIPES and "cankd-inherit_" in name
+    return "-mu" in name or (inherits and "cascade" not in name and name not in ONE_OF_EACH_KIND)
+
+
 TRAINED = ONE_OF_EACH_KIND
 if CLASSIFICATION == "mmpretrain":
-    TRAINED = [name for name in RECIPES if not name.startswith("cankd-inherit_neck_")]
+    TRAINED = [name for name in RECIPES if not _repeats_another(name)]
 # The least gradient of a block's weight beside the student's; a block without effect has 1e-14 or 0.
 ALIVE = 1e-6
 # At random weights the task losses of these have far larger gradients than the others'; 7e-8 and 1e-6 were seen.
