@@ -14,7 +14,7 @@ from cankd.openmmlab.loading import build_model
 from tests.conftest import ROOT
 from tests.in_process import call_tool
 
-VIS = ROOT / "tools/visualizations/vis_configs"
+VIS = ROOT / "configs/vis"
 FPN = VIS / "fpn_from_p2_feature_visualization.py"
 NECK = dict(neck=dict(type="ModuleOutputs", source="neck"))
 P2 = dict(p2=dict(recorder="neck", data_idx=0))
