@@ -15,6 +15,7 @@ from mmengine.logging import MMLogger
 from mmengine.utils import ManagerMixin
 
 import cankd.openmmlab  # noqa: F401  (makes mmrazor importable for every test)
+from cankd.openmmlab.checkpoint_files import release_what_was_read
 from tests import forked
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,6 +61,7 @@ def _no_runs_before() -> Iterator[None]:
     """Deletes after each test the registry scope and the loggers of runs in the test's own process."""
     yield
     forget_runs()
+    release_what_was_read()  # by a runner whose loop did not begin
 
 
 def _environment(env: Mapping[str, str]) -> dict[str, str]:
