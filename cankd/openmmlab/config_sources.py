@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import ast
-import copy
-import functools
 import keyword
 import math
 import os
-import pickle
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 from mmengine.config import Config
 from mmengine.fileio import load
-from mmengine.hub import get_config
 
-from cankd.openmmlab.compat import own_config
+from cankd.openmmlab.compat import own_config, shipped_config
 from cankd.openmmlab.configs import apply_options, expand_config, read_config
 from cankd.openmmlab.models.stock import expand_stock_model, is_stock_model
 
@@ -96,7 +92,7 @@ def _values_and_sources(path: str, files: list[str]) -> tuple[Values, Sources]:
     """Returns the values of a resolved configuration file and the file that sets each; adds what it reads to files."""
     file = own_config(path) or Path(path)
     if not file.is_file():
-        values = _flat(get_config(path).to_dict())
+        values = _flat(Config.fromfile(shipped_config(path)).to_dict())
         files.append(path)
         return values, dict.fromkeys(values, path)
     cfg = Config.fromfile(file)
@@ -148,17 +144,8 @@ def _expanded(cfg: Config) -> dict[str, Any]:
     config = cfg.to_dict()
     for parent, key in _models(config):
         if is_stock_model(parent[key]):
-            parent[key] = copy.deepcopy(_expanded_stock(pickle.dumps(parent[key])))
+            parent[key] = expand_stock_model(parent[key])
     return config
-
-
-@functools.lru_cache(maxsize=16)
-def _expanded_stock(model: bytes) -> dict[str, Any]:
-    """Returns an expanded stock model, given as a pickle because the cache needs a hashable argument.
-
-    mmengine takes a second to find a library's file, and bases share models.
-    """
-    return expand_stock_model(pickle.loads(model))
 
 
 def _models(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
@@ -173,7 +160,7 @@ def _stock_models(cfg: Config, files: list[str]) -> Iterator[tuple[Values, Sourc
     for parent, key in _models(cfg.to_dict()):
         if is_stock_model(parent[key]):
             stock = parent[key]["cfg"]
-            model = _expanded_stock(pickle.dumps(dict(type="StockModel", cfg=stock)))
+            model = expand_stock_model(dict(type="StockModel", cfg=stock))
             place: Place = ("model",) if key == "model" else ("model", key)
             values = {(*place, *rest): value for rest, value in _flat(model).items()}
             files.append(stock if "::" in stock else _name(Path(stock)))

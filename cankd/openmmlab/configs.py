@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import DATASETS, DefaultScope
 
-from cankd.openmmlab.compat import module_of, own_config, quiet_imports
+from cankd.openmmlab.compat import module_of, own_config, quiet_imports, shipped_config
 from cankd.openmmlab.distillers import expand_distiller
 
 
@@ -42,7 +42,7 @@ def read_config(path: str | Path, cfg_options: dict[str, Any] | None = None, exp
 
 def _read_file(path: str | Path) -> Config:
     """Reads a configuration file, or one that a package ships."""
-    file = own_config(path) or Path(path)
+    file = shipped_config(path) or Path(path)
     if file.is_file():
         return Config.fromfile(file)
     if "::" not in str(file):

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import yaml
 
-from cankd.openmmlab.compat import module_of, own_config
+from cankd.openmmlab.compat import module_of, own_config, shipped_config
 
 PACKAGES = ("mmdet", "mmseg", "mmpretrain")
 # Metric as the indexes write it -> its short name. A larger value of each is better.
@@ -158,7 +158,7 @@ def find_config(name: str) -> str:
             raise ValueError(f"got the configuration {name}, expected an existing file. Check the path.")
         return name
     wanted = name if name.endswith(".py") or "::" not in name else f"{name}.py"
-    if "::" in wanted and _shipped(wanted):
+    if "::" in wanted and shipped_config(wanted):
         return wanted
     wanted = wanted.partition("::")[2] or wanted
     wanted = Path(wanted).stem if wanted.endswith(".py") else wanted
@@ -172,13 +172,6 @@ def find_config(name: str) -> str:
                 f"got {name!r}, with which the names of {len(found)} models begin: {_some(found)}. Give more of it."
             )
     raise ValueError(f"got {name!r}, which no installed package describes. The nearest are {_nearest(wanted)}.")
-
-
-def _shipped(config: str) -> bool:
-    """Returns whether a package ships the configuration ``package::path``."""
-    package, _, path = config.partition("::")
-    spec = importlib.util.find_spec(module_of(package)) if package.isidentifier() else None
-    return bool(spec and spec.origin and (Path(spec.origin).parent / ".mim" / "configs" / path).is_file())
 
 
 def _some(models: Sequence[ZooModel]) -> str:

@@ -11,6 +11,7 @@ from cankd.openmmlab.compat.versions import (
     label_of,
     module_of,
     own_config,
+    shipped_config,
 )
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "own_config",
     "prepare",
     "quiet_imports",
+    "shipped_config",
 ]
 
 
@@ -37,7 +39,7 @@ def prepare() -> None:
 
     patches.map_distribution_names()
     patches.translate_classification()
-    patches.find_own_configs()
+    patches.find_shipped_configs()
     patches.refuse_installations()
     patches.import_mmrazor()
     safe_pickle.register_safe_globals()

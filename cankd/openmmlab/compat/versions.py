@@ -70,3 +70,18 @@ def own_config(path: str | Path) -> Path | None:
     """Returns the file that ``cankd::...`` stands for, or None for a path without that prefix."""
     package, separator, name = str(path).partition("::")
     return configs_folder() / name if separator and package == "cankd" else None
+
+
+def shipped_config(path: str | Path) -> Path | None:
+    """Returns the file that ``package::path`` stands for.
+
+    Args:
+        path: ``package::path`` of a configuration, or anything else.
+
+    Returns:
+        The file, which may be missing if the package is cankd; None if no installed package ships it.
+    """
+    package, _, name = str(path).partition("::")
+    spec = importlib.util.find_spec(module_of(package)) if name and package.isidentifier() else None
+    file = Path(spec.origin).parent / ".mim" / "configs" / name if spec and spec.origin else Path()
+    return own_config(path) or (file if file.is_file() else None)

@@ -15,7 +15,7 @@ from mmengine.registry import TASK_UTILS, WEIGHT_INITIALIZERS, DefaultScope
 from mmrazor.registry import MODELS
 from torch import nn
 
-from cankd.openmmlab.compat import module_of, own_config, quiet_imports
+from cankd.openmmlab.compat import module_of, own_config, quiet_imports, shipped_config
 
 # In a dict of differences: replaces the stock one instead of merging. mmengine takes `_delete_` out
 # itself where a base configuration has the dict, so only the first of the two always arrives here.
@@ -143,11 +143,11 @@ def _merged(cfg: str, config: Config, differences: dict) -> dict:
 @contextlib.contextmanager
 def _read(cfg: str) -> Iterator[Config]:
     """Reads a configuration; inside the block its library's modules are registered, and models are built from it."""
-    file = own_config(cfg) or cfg
-    if "::" in str(file):
-        config, package = get_config(cfg), module_of(cfg.split("::")[0])
+    file = shipped_config(cfg)
+    if "::" in cfg and not own_config(cfg):
+        config, package = Config.fromfile(file) if file else get_config(cfg), module_of(cfg.split("::")[0])
     else:
-        config = Config.fromfile(file)
+        config = Config.fromfile(file or cfg)
         package = config.get("default_scope", "mmdet")
     with quiet_imports():
         importlib.import_module(f"{package}.utils").register_all_modules(init_default_scope=False)
