@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 from pathlib import Path
@@ -33,13 +34,20 @@ def flat(config: Any, path: tuple = ()) -> dict[tuple, Any]:
     return {path: config}
 
 
-@functools.lru_cache(maxsize=None)
+# mmengine's own function takes 0.3 s for each.
+_read_stock_config = functools.lru_cache(maxsize=None)(get_config)
+
+
+def stock_config_of(name: str) -> Config:
+    """Reads a stock configuration by mmengine's own function."""
+    return copy.deepcopy(_read_stock_config(name))
+
+
 def stock_values(name: str) -> dict[tuple, Any]:
     """Returns the values of a stock configuration's model, path of keys -> value."""
-    config = get_config(name)
-    if "data_preprocessor" in config:  # mmpretrain's stands beside the model
-        config.model.data_preprocessor = config.data_preprocessor
-    return flat(config.model.to_dict())
+    config = stock_config_of(name).to_dict()
+    beside = {key: config[key] for key in ("data_preprocessor",) if key in config}  # as in mmpretrain's files
+    return flat({**config["model"], **beside})
 
 
 def differences_from(model: dict, stock: str) -> dict[tuple, Any]:

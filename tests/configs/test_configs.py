@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mmengine.hub import get_config
 from mmrazor.registry import MODELS
 
 from cankd.openmmlab.config_sources import bases_of
@@ -24,6 +23,7 @@ from tests.configs.stock_models import (
     differences_from,
     flat,
     published_weights,
+    stock_config_of,
     without_scopes,
 )
 from tests.conftest import ROOT
@@ -292,13 +292,13 @@ def test_detection_recipe(name):
     assert cfg.optim_wrapper.clip_grad == dict(max_norm=35, norm_type=2)
     assert cfg.train_dataloader.batch_size == 2 and cfg.find_unused_parameters is True
     assert cfg.train_cfg.max_epochs == epochs
-    stock = get_config(f"mmdet::_base_/schedules/schedule_{epochs // 12}x.py").param_scheduler
+    stock = stock_config_of(f"mmdet::_base_/schedules/schedule_{epochs // 12}x.py").param_scheduler
     fields = ("type", "start_factor", "begin", "end", "milestones", "gamma", "by_epoch")
     assert [{k: s.get(k) for k in fields} for s in cfg.param_scheduler] == [
         {k: s.get(k) for k in fields} for s in stock
     ]
     assert cfg.val_cfg.type == "DistillValLoop"
-    data = get_config("mmdet::_base_/datasets/coco_detection.py")
+    data = stock_config_of("mmdet::_base_/datasets/coco_detection.py")
     for key in ("train_dataloader", "val_dataloader", "val_evaluator", "test_evaluator"):
         assert without_scopes(cfg[key]) == without_scopes(data[key]), key
 
@@ -325,7 +325,7 @@ def test_segmentation_recipe(name):
     assert cfg.default_hooks.checkpoint.interval == 8000
     assert cfg.train_dataloader.batch_size == 2 and cfg.find_unused_parameters is True
     assert cfg.val_cfg.type == "DistillValLoop"
-    data = get_config("mmseg::_base_/datasets/cityscapes.py")
+    data = stock_config_of("mmseg::_base_/datasets/cityscapes.py")
     for key in ("train_dataloader", "val_dataloader", "val_evaluator", "test_evaluator"):
         assert without_scopes({**cfg[key], "batch_size": 0}) == without_scopes({**data[key], "batch_size": 0}), key
 
@@ -361,7 +361,7 @@ def test_detr_recipe(name):
     assert cfg.train_cfg.max_epochs == epochs and cfg.train_dataloader.batch_size == batch
     assert [(s.type, s.milestones) for s in cfg.param_scheduler] == [("MultiStepLR", [step])]
     assert cfg.val_cfg.type == "ValLoop" and "find_unused_parameters" not in cfg
-    stock = get_config(DET.format(student))
+    stock = stock_config_of(DET.format(student))
     for key in ("train_dataloader", "val_dataloader", "val_evaluator", "test_evaluator"):
         assert without_scopes({**cfg[key], "batch_size": 0}) == without_scopes({**stock[key], "batch_size": 0}), key
 
@@ -389,7 +389,7 @@ def test_objects365_recipe():
     assert (steps.type, steps.milestones) == ("MultiStepLR", [8, 11])
     assert cfg.train_cfg.max_epochs == 12 and cfg.auto_scale_lr.base_batch_size == 4 * cfg.train_dataloader.batch_size
     for key in ("train_dataloader", "val_dataloader", "val_evaluator", "test_evaluator"):
-        assert without_scopes(cfg[key]) == without_scopes(get_config(stock)[key]), key
+        assert without_scopes(cfg[key]) == without_scopes(stock_config_of(stock)[key]), key
 
 
 @pytest.mark.parametrize("name", sorted(CLASSIFICATION))
@@ -414,7 +414,7 @@ def test_classification_recipe(name):
     else:
         assert s_feature.connector == "backbone" and distiller.connectors.backbone.in_channel == channels
         assert distiller.connectors.backbone.out_channel == teacher_channels
-    cfg_stock = get_config(stock)
+    cfg_stock = stock_config_of(stock)
     for key in ("train_dataloader", "val_dataloader", "val_evaluator", "optim_wrapper", "param_scheduler", "train_cfg"):
         assert without_scopes(cfg[key]) == without_scopes(cfg_stock[key]), key
     assert cfg.train_cfg.max_epochs == 100
@@ -424,7 +424,7 @@ def test_every_teacher_without_a_checkpoint_has_its_training_configuration():
     configs = {path.stem: path for path in (ROOT / "configs" / "teachers").glob("*.py")}
     assert set(configs) == set(TEACHERS)
     for name, stock in TEACHERS.items():
-        cfg, cfg_stock = read_config(configs[name]), get_config(DET.format(stock))
+        cfg, cfg_stock = read_config(configs[name]), stock_config_of(DET.format(stock))
         (recipe,) = [path for path in DISTILL.rglob("*.py") if f"work_dirs/{name}/" in path.read_text()]
         distilled = read_config(recipe)
         assert f"work_dirs/{name}/epoch_{cfg.train_cfg.max_epochs}.pth" == distilled.model.teacher_ckpt
@@ -444,7 +444,7 @@ def test_every_teacher_without_a_checkpoint_has_its_training_configuration():
 
 def test_the_student_that_mmdet_lacks_has_its_training_configuration():
     (file,) = (ROOT / "configs" / "students").glob("*.py")
-    cfg, stock = read_config(file), get_config(DET.format(f"{SWIN_L}12e_coco"))
+    cfg, stock = read_config(file), stock_config_of(DET.format(f"{SWIN_L}12e_coco"))
     mine, theirs = flat(without_scopes(cfg.model)), flat(without_scopes(stock.model))
     assert file.stem == "dino-5scale_swin-b_8xb2-12e_coco"
     assert {key: value for key, value in mine.items() if theirs.get(key) != value} == SWIN_B

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from mmdet.models.dense_heads import ATSSHead, FCOSHead, GFLHead, RetinaHead
-from mmengine.hub import get_config
 from mmrazor.registry import MODELS
 
 from cankd.openmmlab.algorithms.crosskd import ADAPTERS
@@ -22,6 +21,7 @@ from tests.configs.stock_models import (
     SEG,
     differences_from,
     published_weights,
+    stock_config_of,
     without_scopes,
 )
 
@@ -161,7 +161,7 @@ def test_crosskd_recipe(name):
     assert "find_unused_parameters" not in cfg and "custom_hooks" not in cfg
     assert cfg.default_hooks.checkpoint.type == "DistillCheckpointHook"
 
-    data = get_config("mmdet::_base_/datasets/coco_detection.py")
+    data = stock_config_of("mmdet::_base_/datasets/coco_detection.py")
     data.train_dataloader.batch_size = batch
     if fcos:
         resize = dict(type="RandomChoiceResize", scales=[(1333, 640), (1333, 800)], keep_ratio=True)
