@@ -382,6 +382,33 @@ TOOLS = [
         "expected a distillation's",
     ),
     Fault("a configuration that does not exist", "list_modules.py absent.py", "got absent.py"),
+    Fault("a data file that does not exist", "make_config.py rtmdet-t --data absent.py", "--data: got absent.py"),
+    Fault("data without classes", "make_config.py rtmdet-t --data {data_no_classes}", "expected classes, too"),
+    Fault(
+        "classes that the annotations do not have",
+        "make_config.py rtmdet-t --data {data_other_classes}",
+        "own_data.classes: got cat, which",
+    ),
+    Fault(
+        "images that are not there",
+        "make_config.py rtmdet-t --data {data_no_images}",
+        "absent, expected an existing folder",
+    ),
+    Fault(
+        "masks with labels beyond the classes",
+        "make_config.py segformer_mit-b0_8xb2-160k_ade20k-512x512 --data {data_masks}",
+        "got the label 5 in a mask, expected 0 to 1 or 255",
+    ),
+    Fault(
+        "masks for a detector",
+        "make_config.py rtmdet-t --data {data_right_masks}",
+        "got masks, which train a segmenter; this recipe is none",
+    ),
+    Fault(
+        "a folder without a known layout",
+        "make_config.py rtmdet-t --data-root {out} --classes cat,dog",
+        "--data-root: got",
+    ),
     Fault(
         "a configuration that does not exist", "deployment/export_student.py absent.py {student_ckpt}", "got absent.py"
     ),

@@ -13,6 +13,7 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from cankd.openmmlab.compat import module_of, own_config, quiet_imports, shipped_config
 from cankd.openmmlab.distillers import expand_distiller
+from cankd.openmmlab.own_recipe import expand_own_data
 
 
 def read_config(path: str | Path, cfg_options: dict[str, Any] | None = None, expand: bool = True) -> Config:
@@ -22,7 +23,7 @@ def read_config(path: str | Path, cfg_options: dict[str, Any] | None = None, exp
         path: configuration file, or ``package::path`` of one that cankd, mmdet, mmseg or mmpretrain ships.
         cfg_options: overrides, dotted key -> value. Defaults to none. ``teacher_ckpt`` replaces a
             distillation's, wherever its configuration uses it; other models have no use for it.
-        expand: whether a distiller in the short form is expanded. Defaults to True.
+        expand: whether a distiller in the short form and data of one's own are expanded. Defaults to True.
 
     Returns:
         The configuration.
@@ -66,14 +67,17 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
 
 
 def expand_config(cfg: Config) -> None:
-    """Expands the distiller of a configuration in place, if it has the short form.
+    """Expands the distiller of a configuration, if it has the short form, and data of one's own, in place.
 
     Args:
         cfg: configuration of a distillation or of a single model.
 
     Raises:
-        ValueError: for a faulty short form; see :func:`~cankd.openmmlab.distillers.expand_distiller`.
+        ValueError: for a faulty short form or faulty ``own_data``; see
+            :func:`~cankd.openmmlab.distillers.expand_distiller` and
+            :func:`~cankd.openmmlab.own_recipe.expand_own_data`.
     """
+    expand_own_data(cfg)
     if is_distillation_config(cfg) and cfg.model.get("distiller"):
         cfg.model.distiller = expand_distiller(cfg.model.distiller)
 

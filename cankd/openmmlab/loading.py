@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 from mmengine.config import Config
 from mmengine.model import BaseModel, BaseModule, revert_sync_batchnorm
@@ -94,6 +94,27 @@ def load_teacher(teacher: BaseModule, name: str) -> None:
         )
     load_state_dict(teacher, weights, strict=False, logger="current")
     teacher.is_init = True
+
+
+def has_classes(cfg: Config, checkpoint: str, classes: Sequence[str]) -> bool:
+    """Returns whether the heads in a checkpoint tell given classes apart.
+
+    The checkpoint's own class names count if it has any, and the shapes of its tensors.
+
+    Args:
+        cfg: configuration of the model with these classes.
+        checkpoint: path of the checkpoint.
+        classes: names of the classes.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    content = Checkpoint.read(checkpoint)
+    names = (content.dataset_meta or {}).get("classes")
+    weights = content.weights()
+    tensors = build_model(cfg).state_dict()
+    fits = all(weights[name].shape == value.shape for name, value in tensors.items() if name in weights)
+    return fits and (names is None or list(names) == list(classes))
 
 
 def load_model(

@@ -18,6 +18,7 @@ from cankd.openmmlab.compat import configs_folder
 from cankd.openmmlab.configs import is_distillation_config, read_config
 from cankd.openmmlab.inference import noise_batch
 from cankd.openmmlab.loading import build_model
+from cankd.openmmlab.own_data import GivenData
 from cankd.openmmlab.preprocessing import normalise_differently
 from cankd.openmmlab.recording import OutputIndex, module_shapes, nearest_names
 from cankd.openmmlab.zoo import ZooModel, zoo_model
@@ -106,11 +107,13 @@ class Side:
         ]
 
 
-def load_side(config: str) -> Side:
+def load_side(config: str, own_data: dict[str, Any] | None = None) -> Side:
     """Builds the model of a configuration and has it extract the features of one image.
 
     Args:
         config: path or ``package::path`` of a configuration of a single model.
+        own_data: data that are laid over the configuration; see :class:`~cankd.openmmlab.own_data.OwnData`. Defaults
+            to none.
 
     Returns:
         The model and the shapes of its maps.
@@ -119,7 +122,7 @@ def load_side(config: str) -> Side:
         ValueError: if the configuration is a distillation's, a tracker's or that of a model that reads text, or if the
             model cannot be built or run here.
     """
-    cfg = read_config(config)
+    cfg = read_config(config, {"own_data": own_data} if own_data else None)
     if is_distillation_config(cfg):
         raise ValueError(f"{config}: got a distillation, expected the configuration of a single model.")
     if "language_model" in cfg.model or "text_encoder" in cfg.model:
@@ -375,7 +378,14 @@ def _difference(common: Any, config: Any) -> Any:
 
 
 def config_text(
-    student: Side, teacher: Side, teacher_ckpt: str | None, method: str, distiller: dict[str, Any], out: Path
+    student: Side,
+    teacher: Side,
+    teacher_ckpt: str | None,
+    method: str,
+    distiller: dict[str, Any],
+    out: Path,
+    data: GivenData | None = None,
+    teacher_classes: int | None = None,
 ) -> str:
     """Writes the configuration of a distillation, which inherits the student's own recipe.
 
@@ -386,14 +396,13 @@ def config_text(
         method: name of the method, for the comment.
         distiller: configuration of the distiller.
         out: file that the text is meant for; a base that is a file of one's own is named relative to it.
+        data: data that are laid over the student's recipe. Defaults to none.
+        teacher_classes: number of classes of the teacher's heads. Defaults to its configuration's.
 
     Returns:
         The text.
     """
     cfg = student.cfg
-    base = student.config
-    if "::" not in base:
-        base = os.path.relpath(base, out.parent)
     architecture: dict[str, Any] = dict(type="StockModel", cfg=student.config)
     changes: dict[str, Any] = {}
     if cfg.get("load_from"):  # weights of a single model, which the distillation would look for in vain
@@ -413,10 +422,12 @@ def config_text(
         teacher_ckpt=teacher_ckpt,
         distiller=distiller,
     )
+    if teacher_classes:
+        model["teacher"]["num_classes"] = teacher_classes
     if normalise_differently(student.model.data_preprocessor, teacher.model.data_preprocessor):
         model["teacher_preprocess"] = True
     values = dict(
-        _base_=base,
+        **_recipe(student.config, data, out),
         custom_imports=dict(imports=list(dict.fromkeys([*modules, "cankd.openmmlab"]))),
         model=model,
         find_unused_parameters=True,
@@ -427,6 +438,32 @@ def config_text(
     lines += [f"# learns from {teacher.name} ({accuracy_text(teacher.entry)})."]
     lines += [f"{key} = {_code(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
+
+
+def training_text(student: Side, data: GivenData, out: Path) -> str:
+    """Writes the configuration that trains a model alone on other data.
+
+    Args:
+        student: model that was built.
+        data: the data.
+        out: file that the text is meant for.
+
+    Returns:
+        The text.
+    """
+    lines = [f"# {student.name} ({accuracy_text(student.entry)}) on other data."]
+    lines += [f"{key} = {_code(value)}" for key, value in _recipe(student.config, data, out).items()]
+    return "\n".join(lines) + "\n"
+
+
+def _recipe(config: str, data: GivenData | None, out: Path) -> dict[str, Any]:
+    """Returns the bases of a written configuration, and its data where they are not in a file."""
+    files = [config, str(data.file)] if data and data.file else [config]
+    bases = [file if "::" in file else os.path.relpath(file, out.parent) for file in files]
+    values: dict[str, Any] = dict(_base_=bases if len(bases) > 1 else bases[0])
+    if data and not data.file:
+        values["own_data"] = data.values
+    return values
 
 
 def _code(value: Any, indent: int = 0) -> str:
@@ -453,6 +490,8 @@ def _line(value: Any) -> str:
         return f"dict({', '.join(f'{key}={_line(part)}' for key, part in value.items())})"
     if isinstance(value, list):
         return f"[{', '.join(map(_line, value))}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_line, value))}{',' * (len(value) == 1)})"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 

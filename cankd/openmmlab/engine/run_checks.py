@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import mmap
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Sequence
 
@@ -17,6 +15,7 @@ from cankd.openmmlab.checkpoint import Checkpoint, any_fits, drop_teacher
 from cankd.openmmlab.checkpoint_files import save_whole
 from cankd.openmmlab.engine.inherit_teacher_hook import InheritTeacherHook
 from cankd.openmmlab.engine.runner import unwrapped
+from cankd.openmmlab.own_data import categories_of
 from cankd.openmmlab.recording import watch_calls
 
 # Modules whose num_classes is the number of the data set's classes.
@@ -170,7 +169,7 @@ def _check_categories(runner, dataset: Any, split: str) -> None:
     file = str(getattr(dataset, "ann_file", ""))
     if not hasattr(dataset, "cat2label") or not Path(file).is_file():
         return
-    classes, categories = list(dataset.metainfo["classes"]), _categories(file)
+    classes, categories = list(dataset.metainfo["classes"]), categories_of(file)
     unknown = [name for name in categories if name not in classes]
     absent = [name for name in classes if name not in categories]
     known = [name for name in categories if name in classes]
@@ -193,18 +192,6 @@ def _check_categories(runner, dataset: Any, split: str) -> None:
             f"{file}: its categories come in the order {_some(known)}, the classes as {_some(classes)}: labels follow "
             "the file, so pictures and tables would name them wrongly. Put the classes in the file's order."
         )
-
-
-def _categories(file: str) -> list[str]:
-    """Returns the names of a COCO file's categories, without reading the rest of a file that may have a gigabyte."""
-    with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        start = text.rfind(b'"categories"')
-        start = text.find(b"[", start) if start >= 0 else -1
-        found = text[start : start + (1 << 24)].decode("utf-8", "ignore") if start >= 0 else "[]"
-    try:
-        return [category["name"] for category in json.JSONDecoder().raw_decode(found)[0]]
-    except (ValueError, KeyError, TypeError):
-        return []
 
 
 class NonFiniteLoss(ValueError):

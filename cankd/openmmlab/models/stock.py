@@ -16,6 +16,7 @@ from mmrazor.registry import MODELS
 from torch import nn
 
 from cankd.openmmlab.compat import module_of, own_config, quiet_imports, shipped_config
+from cankd.openmmlab.own_recipe import expand_own_data, recipe_size, with_classes, with_image_size
 
 # In a dict of differences: replaces the stock one instead of merging. mmengine takes `_delete_` out
 # itself where a base configuration has the dict, so only the first of the two always arrives here.
@@ -107,7 +108,7 @@ def stock_config(cfg: str, **differences: Any) -> dict:
         KeyError: for a key that the stock configuration does not have.
     """
     with _read(cfg) as config:
-        return _merged(cfg, config, differences)
+        return _merged(cfg, config, **differences)
 
 
 def is_stock_model(model: Any) -> bool:
@@ -127,16 +128,23 @@ def expand_stock_model(model: dict) -> dict:
     arguments = {key: value for key, value in model.items() if key not in ("type", "_scope_")}
     cfg = arguments.pop("cfg")
     with _read(cfg) as config:
-        return {"_scope_": DefaultScope.get_current_instance().scope_name, **_merged(cfg, config, arguments)}
+        return {"_scope_": DefaultScope.get_current_instance().scope_name, **_merged(cfg, config, **arguments)}
 
 
-def _merged(cfg: str, config: Config, differences: dict) -> dict:
+def _merged(
+    cfg: str, config: Config, num_classes: int | None = None, image_size: Any = None, **differences: Any
+) -> dict:
     """Returns the model of a configuration with the differences merged into it."""
+    expand_own_data(config)
     model = config.model
     if "data_preprocessor" in config:
         model.setdefault("data_preprocessor", config.data_preprocessor)
     if str(model.type).split(".")[-1] == "StockModel":
         model = stock_config(**{key: value for key, value in model.items() if key not in ("type", "_scope_")})
+    if num_classes:
+        model = with_classes(model, num_classes)
+    if image_size:
+        model = with_image_size(model, recipe_size(config), tuple(image_size))
     return merge_differences(model, differences, cfg)
 
 
@@ -161,12 +169,14 @@ def stock_model(cfg: str, **differences: Any) -> nn.Module:
 
     mmrazor's own ``cfg_path`` silently ignores differences that the stock configuration
     also sets. Here ``dict(type='StockModel', cfg='mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
-    bbox_head=dict(num_classes=3))`` builds a model with 3 classes.
+    bbox_head=dict(num_classes=3))`` builds a model with 3 classes; ``num_classes=3`` does so for any stock model.
 
     Args:
         cfg: ``package::path`` of a configuration that mmdet, mmseg, mmpretrain or cankd ships, or the
             path of a configuration file of your own.
-        **differences: keys of its ``model`` that differ; see :func:`merge_differences`.
+        **differences: keys of its ``model`` that differ; see :func:`merge_differences`. Two others can stand among
+            them: ``num_classes`` is the number of classes of all its heads, ``image_size`` the width and height that
+            its crops and windows are made for.
 
     Returns:
         The model, not initialised.
@@ -176,4 +186,4 @@ def stock_model(cfg: str, **differences: Any) -> nn.Module:
         KeyError: for a key that the stock configuration does not have.
     """
     with _read(cfg) as config:
-        return MODELS.build(_merged(cfg, config, differences))
+        return MODELS.build(_merged(cfg, config, **differences))

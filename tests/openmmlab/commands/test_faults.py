@@ -40,14 +40,31 @@ def files(tmp_path_factory, mini_data):
         made[name] = folder / f"{name}.pth"
         torch.save(content, made[name])
     texts = {"text": "hello world", "empty": "", "no_model": "a = 1", "syntax": "model = dict("}
+    texts.update(_data_files(folder, mini_data))
     for name, text in texts.items():
-        made[name] = folder / f"{name}{'.py' if name in ('no_model', 'syntax') else '.txt'}"
+        made[name] = folder / f"{name}{'.py' if name.startswith(('no_model', 'syntax', 'data_')) else '.txt'}"
         made[name].write_text(text)
     made["half"], made["image"] = folder / "half.pth", folder / "image.png"
     made["half"].write_bytes(TEACHER_CKPT.read_bytes()[: TEACHER_CKPT.stat().st_size // 2])
     cv2.imwrite(str(made["image"]), np.zeros((96, 96, 3), np.uint8))
     made["base"].write_text(f"_base_ = ['{DEMO}/quickstart_cankd.py']\n{DATA.format(data=mini_data)}")
     return made
+
+
+def _data_files(folder, mini_data):
+    """Name -> text of a file that describes data of one's own."""
+    text = "own_data = dict(root='{}', classes={}, train=dict({}), val=dict({}))"
+    boxes = "annotations='annotations/train.json', images='{}'"
+    masks = "images='labels', masks='labels'"
+    (folder / "labels").mkdir()
+    cv2.imwrite(str(folder / "labels/mask.png"), np.full((8, 8), 5, np.uint8))
+    return {
+        "data_no_classes": "own_data = dict(train=dict(images='a'), val=dict(images='b'))",
+        "data_other_classes": text.format(mini_data, ("cat",), boxes.format("train"), boxes.format("train")),
+        "data_no_images": text.format(mini_data, ("0",), boxes.format("absent"), boxes.format("train")),
+        "data_masks": text.format(folder, ("a", "b"), masks, masks),
+        "data_right_masks": text.format(folder, tuple("abcdef"), masks, masks),
+    }
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from cankd.openmmlab.checkpoint_files import load_checkpoint_file
-from cankd.openmmlab.engine.run_checks import RunChecksHook, _caller, _categories, _datasets
+from cankd.openmmlab.engine.run_checks import RunChecksHook, _caller, _datasets
+from cankd.openmmlab.own_data import categories_of
 from tests.conftest import free_port, run_command
 from tests.demo import DATA, DEMO, TEACHER_CKPT
 from tests.in_process import call_tool
@@ -79,10 +80,10 @@ def test_the_categories_of_a_file_are_found_wherever_they_stand(tmp_path):
     categories = [{"id": i, "name": name} for i, name in enumerate(names)]
     for parts in ({"categories": categories, "images": [{"id": 1}]}, {"images": [], "categories": categories}):
         file.write_text(json.dumps(parts), encoding="utf-8")
-        assert _categories(str(file)) == names
+        assert categories_of(str(file)) == names
     for text in ('{"images": []}', '{"categories": 3}', '{"categories": ["a"]}', '{"categories": ['):
         file.write_text(text)
-        assert _categories(str(file)) == []
+        assert categories_of(str(file)) == []
 
 
 def test_data_sets_are_found_inside_their_wrappers():
