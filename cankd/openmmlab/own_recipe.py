@@ -7,8 +7,9 @@ where that is asked for, image sizes and schedule. All else of the recipe stays.
 from __future__ import annotations
 
 import copy
+import math
 import os
-from typing import Any, Sequence
+from typing import Any, Iterable, Sequence
 
 from mmengine.config import Config
 
@@ -21,9 +22,9 @@ BOUNDARY_HEADS = ("STDCHead",)  # types of heads that tell boundaries from the r
 SIZE_KEYS = ("scale", "scales", "img_scale", "crop_size", "size", "border", "width", "height", "max_size")
 HEIGHT_FIRST = ("RandomCenterCropPad", "BatchFixedSizePad")  # types whose sizes are (height, width)
 DIVISOR = 32  # a size that is a multiple of it stays one
-# Keys of schedules and hooks that count epochs or iterations.
-COUNTS = ("begin", "end", "T_max", "milestones", "step_size", "total_iters", "warmup")
-HOOK_COUNTS = ("switch_epoch", "num_last_epochs", "stop_epoch", "begin", "end", "warmup")
+# Keys of schedulers, and of hooks, that count epochs or iterations.
+COUNTS = ("begin", "end", "T_max", "milestones", "step_size", "total_iters")
+SWITCHES = {"PipelineSwitchHook": "switch_epoch", "YOLOXModeSwitchHook": "num_last_epochs"}
 
 
 def expand_own_data(cfg: Config) -> None:
@@ -324,31 +325,43 @@ def _scaled(length: int, factor: float) -> int:
 
 
 def _change_length(cfg: Config, own: OwnData) -> None:
-    """Stretches or shrinks a recipe's schedule to another number of epochs or iterations."""
+    """Stretches or shrinks a recipe's schedule to another number of epochs or iterations.
+
+    Schedulers that end with the recipe and the switches of its pipelines move; intervals are at most the new length.
+    What a file lays over the recipe for the new length stays.
+    """
     loop = cfg.train_cfg
     key, name = ("max_epochs", "epochs") if "max_epochs" in loop else ("max_iters", "iterations")
-    length = getattr(own, name)
+    old, length = loop[key], getattr(own, name)
     if length is None:
         raise ValueError(f"own_data: got no {name}, which this recipe counts. Give {name}.")
-    factor = length / loop[key]
+    factor = length / old
     loop[key] = length
-    loops = [loop, cfg.get("default_hooks", {}).get("checkpoint", {})]
-    for part in loops:
-        for interval in ("interval", "val_interval", "val_begin"):
-            if part.get(interval, 0) > 1:
-                part[interval] = max(1, round(part[interval] * factor))
+    for part, interval in ((loop, "val_interval"), (cfg.get("default_hooks", {}).get("checkpoint", {}), "interval")):
+        if interval in part:
+            part[interval] = min(part[interval], length)
     if loop.get("dynamic_intervals"):
-        loop.dynamic_intervals = [
-            (max(1, round(begin * factor)), max(1, round(step * factor))) for begin, step in loop.dynamic_intervals
-        ]
-    schedulers = cfg.get("param_scheduler") or []
-    hooks = cfg.get("custom_hooks") or []
-    for part, keys in [(part, COUNTS) for part in _listed(schedulers)] + [(part, HOOK_COUNTS) for part in hooks]:
-        for count in keys:
-            value = part.get(count)
-            if isinstance(value, (list, tuple)):
-                part[count] = [max(1, round(number * factor)) for number in value]
-            elif type(value) is int:
-                part[count] = int(value * factor) if count == "begin" else max(1, round(value * factor))
-        if "end" in part:
-            part["end"] = max(part["end"], part.get("begin", 0) + 1)
+        loop.dynamic_intervals = [(_moved(begin, factor), step) for begin, step in loop.dynamic_intervals]
+    schedulers = _listed(cfg.get("param_scheduler") or [])
+    if any(part.get("end") == old for part in schedulers):
+        for part in schedulers:
+            _move(part, COUNTS, factor)
+    for hook in cfg.get("custom_hooks") or []:
+        if _kind(hook) in SWITCHES:
+            _move(hook, SWITCHES.values(), factor)
+
+
+def _moved(count: int, factor: float) -> int:
+    return max(1, round(count * factor))
+
+
+def _move(part: dict[str, Any], keys: Iterable[str], factor: float) -> None:
+    """Multiplies numbers of epochs or iterations by a factor, in place."""
+    for key in keys:
+        value = part.get(key)
+        if isinstance(value, (list, tuple)):
+            part[key] = [_moved(number, factor) for number in value]
+        elif type(value) is int and (key != "begin" or value):
+            part[key] = int(value * factor) if key == "begin" else _moved(value, factor)
+    if part.get("begin", 0) >= part.get("end", math.inf):
+        part["end"] = part["begin"] + 1

@@ -107,10 +107,17 @@ def test_wrapped_data_sets_give_images_of_the_size(config, boxes):
 def test_the_length_of_a_schedule(boxes):
     stock = "mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py"
     cfg = read_config(stock, {"own_data": {**boxes, "epochs": 30, "batch_size": 4}})
-    assert (cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval, cfg.train_cfg.dynamic_intervals) == (30, 1, [(28, 1)])
+    assert (cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval, cfg.train_cfg.dynamic_intervals) == (
+        30,
+        10,
+        [(28, 1)],
+    )
     warm_up, cosine = cfg.param_scheduler
     assert (warm_up.end, cosine.begin, cosine.end, cosine.T_max) == (100, 15, 30, 15)
     assert cfg.custom_hooks[1].switch_epoch == 28 and cfg.train_dataloader.batch_size == 4
+    own = dict(type="LinearLR", start_factor=0.1, end=30)  # laid over the recipe for the new length
+    (kept,) = read_config(stock, {"own_data": {**boxes, "epochs": 30}, "param_scheduler": [own]}).param_scheduler
+    assert kept == own
     yolox = read_config("mmdet::yolox/yolox_tiny_8xb8-300e_coco.py", {"own_data": {**boxes, "epochs": 60}})
     assert yolox.custom_hooks[0].num_last_epochs == 3
     with pytest.raises(ValueError, match="got no epochs, which this recipe counts"):

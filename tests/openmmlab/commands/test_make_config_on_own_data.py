@@ -1,0 +1,96 @@
+"""tools/make_config.py on data of one's own: what the teacher's checkpoint must know, and where data come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cankd.openmmlab.configs import read_config
+from cankd.openmmlab.loading import build_model
+from cankd.openmmlab.models import stock_model
+from tests.in_process import call_tool
+
+TEACHER = "retinanet_r50_fpn_1x_coco"
+STUDENT = "retinanet_r18_fpn_1x_coco"
+OTHERS = "has other classes than the data: only the teacher's backbone and neck are used."
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, mini_data) -> Path:
+    file = tmp_path_factory.mktemp("own") / "my_data.py"
+    splits = [f"{name}=dict(annotations='annotations/{name}.json', images='{name}')" for name in ("train", "val")]
+    file.write_text(f"own_data = dict(root='{mini_data}', classes={tuple('0123456789')}, {', '.join(splits)})\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> dict[str, Any]:
+    """Random weights of a teacher with ten classes."""
+    return stock_model(f"mmdet::retinanet/{TEACHER}.py", num_classes=10).state_dict()
+
+
+def _checkpoint(tmp_path: Path, weights: dict[str, Any], classes: Any = None) -> Path:
+    meta = {"dataset_meta": {"classes": classes}} if classes else {}
+    torch.save({"state_dict": weights, "meta": meta}, tmp_path / "teacher.pth")
+    return tmp_path / "teacher.pth"
+
+
+def _make(tmp_path: Path, *arguments: Any, check: bool = True) -> str:
+    return call_tool("make_config.py", *arguments, "--out", tmp_path / "my_config.py", check=check).stdout
+
+
+def test_a_published_teacher_gives_its_maps_alone(tmp_path, data):
+    assert OTHERS in _make(tmp_path, STUDENT, TEACHER, "--data", data)
+    text = (tmp_path / "my_config.py").read_text()
+    assert len(text.splitlines()) <= 25 and "my_data.py" in text
+    cfg = read_config(tmp_path / "my_config.py")
+    assert "num_classes" not in cfg.model.teacher and build_model(cfg).bbox_head.num_classes == 10
+
+
+def test_a_teacher_that_learned_the_classes(tmp_path, data, weights):
+    checkpoint = _checkpoint(tmp_path, weights, tuple("0123456789"))
+    printed = _make(tmp_path, STUDENT, TEACHER, "--data", data, "--teacher-ckpt", checkpoint)
+    assert OTHERS not in printed
+    assert read_config(tmp_path / "my_config.py").model.teacher.num_classes == 10
+    # A file of one's own brings its classes; its checkpoint may be trained later.
+    call_tool("make_config.py", TEACHER, "--data", data, "--out", tmp_path / "my_teacher.py")
+    later = ("--teacher-ckpt", "work_dirs/my_teacher/epoch_12.pth")
+    assert OTHERS not in _make(tmp_path, STUDENT, tmp_path / "my_teacher.py", "--data", data, *later)
+    cfg = read_config(tmp_path / "my_config.py")
+    assert "num_classes" not in cfg.model.teacher and build_model(cfg, "teacher").bbox_head.num_classes == 10
+
+
+@pytest.mark.parametrize("classes", [tuple("9876543210"), None])
+def test_a_teacher_that_learned_others(classes, tmp_path, data, weights):
+    if classes is None:  # without names, but with other shapes
+        weights = {**weights, "bbox_head.retina_cls.bias": torch.zeros(720)}
+    checkpoint = _checkpoint(tmp_path, weights, classes)
+    assert OTHERS in _make(tmp_path, STUDENT, TEACHER, "--data", data, "--teacher-ckpt", checkpoint)
+    assert "num_classes" not in read_config(tmp_path / "my_config.py").model.teacher
+
+
+def test_data_in_a_folder_need_no_file(tmp_path, mini_data):
+    _make(tmp_path, STUDENT, "--data-root", mini_data, "--classes", "0,1,2,3,4,5,6,7,8,9")
+    cfg = read_config(tmp_path / "my_config.py")
+    assert cfg.train_dataloader.dataset.ann_file == "annotations/train.json"
+    assert build_model(cfg).bbox_head.num_classes == 10
+    more = ("--data-root", mini_data, "--classes", "0,1")
+    printed = call_tool("make_config.py", tmp_path / "my_config.py", *more, check=False).stdout
+    assert "which has own_data already. Leave the option out." in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([STUDENT], "got no teacher, expected one"),
+        ([STUDENT, "--data-root", "."], "--data-root, --classes: got one of them, expected both"),
+        ([STUDENT, "--data", "a.py", "--data-root", ".", "--classes", "a"], "got both, expected one of them"),
+        ([STUDENT, "--data", "absent.py"], "--data: got absent.py, expected an existing file"),
+    ],
+)
+def test_arguments_that_do_not_fit(arguments, message, tmp_path):
+    assert message in _make(tmp_path, *arguments, check=False)
+    assert not (tmp_path / "my_config.py").exists()
