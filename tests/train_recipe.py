@@ -53,19 +53,25 @@ def shrink(config: Any, size: int, roots: tuple[str, str]) -> Any:
         small["scales"] = [(size, size)]
     elif kind == "RandomCrop":
         small["crop_size"] = (size, size)
+    elif kind in ("CachedMosaic", "CachedMixUp"):
+        small["img_scale"] = (size, size)
+    elif kind == "Pad" and "size" in small:
+        small["size"] = (size, size)
     elif kind == "CenterCrop":
         small["crop_size"] = size
     return small
 
 
-def overlay(recipe: Path, data: Path, size: int, teachers: Path) -> dict:
-    """The recipe's configuration, resolved, with what the tests change in it."""
+def overlay(recipe: Path, data: Path, size: int, teachers: Path | None, batch_size: int | None = None) -> dict:
+    """The recipe's configuration, resolved, with what the tests change in it; without ``teachers`` none is loaded."""
     cfg = read_config(recipe)
     dataset = cfg.train_dataloader.dataset
     roots = (dataset.data_root, str(data / LAYOUTS[dataset.type]))
     cfg = cfg.to_dict()
-    for key in [key for key in cfg if key.endswith(("dataloader", "evaluator"))]:
+    for key in [key for key in cfg if key.endswith(("dataloader", "evaluator", "hooks"))]:
         cfg[key] = shrink(cfg[key], size, roots)
+    if batch_size:
+        cfg["train_dataloader"]["batch_size"] = batch_size
     cfg["train_dataloader"]["dataset"]["indices"] = 3 * cfg["train_dataloader"]["batch_size"]
     for split in ("train", "val", "test"):
         cfg[f"{split}_dataloader"].update(num_workers=0, persistent_workers=False)
@@ -86,9 +92,10 @@ def overlay(recipe: Path, data: Path, size: int, teachers: Path) -> dict:
         model.setdefault("backbone", {})["init_cfg"] = None
         if model["cfg"].startswith("mmseg"):
             model.update(pretrained=None, data_preprocessor={"size": (size, size)})
-        if "grounding_dino" in model["cfg"]:
+        if "grounding_dino" in model["cfg"] and teachers:
             model["language_model"] = {"name": str(tiny_bert(teachers / "bert"))}
-    cfg["model"]["teacher_ckpt"] = str(random_weights(cfg["model"]["teacher"], teachers))
+    cfg["model"]["teacher_ckpt"] = str(random_weights(cfg["model"]["teacher"], teachers)) if teachers else None
+    cfg["allow_untrained_teacher"] = teachers is None
     return cfg
 
 

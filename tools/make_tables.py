@@ -63,7 +63,7 @@ def paper_table(models: list[dict]) -> str:
 
 
 def methods_table(models: list[dict], recipe: str) -> str:
-    """Returns the other methods with their own settings, or with CanKD's beside its recipe of each pair."""
+    """Returns the rows of one kind of recipe; other methods with CanKD's settings stand beside CanKD's recipe."""
     header = ["pair", "method", "metric", "teacher", "student", "reported", "by", "*measured here*"]
     rows = []
     wanted = [
@@ -137,6 +137,7 @@ def main() -> None:
             "paper table": paper_table([model for model in cankd if model["table"] != "-"]),
             "methods table": methods_table(models, "CanKD's"),
             "recipes table": methods_table(models, "own"),
+            "pairs table": methods_table(models, "zoo"),
         },
         "docs/commands.md": {"commands table": commands_table()},
         "docs/performance.md": benchmarks,

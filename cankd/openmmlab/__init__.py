@@ -8,6 +8,14 @@ from cankd.openmmlab import compat
 
 compat.prepare()
 
-from cankd.openmmlab import algorithms, distillers, engine, losses, models, published  # noqa: E402  (after the patches)
+from cankd.openmmlab import (  # noqa: E402  (after the patches)
+    algorithms,
+    connectors,
+    distillers,
+    engine,
+    losses,
+    models,
+    published,
+)
 
-__all__ = ["algorithms", "distillers", "engine", "losses", "models", "published"]
+__all__ = ["algorithms", "connectors", "distillers", "engine", "losses", "models", "published"]

@@ -10,11 +10,10 @@ import cv2
 import numpy as np
 from sklearn.datasets import load_digits
 
-from cankd.openmmlab.scenes import PHOTOGRAPHS, SIZE, draw_scene, load_photographs
+from cankd.openmmlab.scenes import PHOTOGRAPHS, SIZE, Digit, draw_scene, load_photographs
 from cankd.utils.files import write_image, write_text
 
-Objects = List[Tuple[int, List[int]]]  # (label 0-9, [x, y, width, height]) of each
-Scene = Tuple[np.ndarray, Objects]
+Scene = Tuple[np.ndarray, List[Digit]]
 DETECTION_SIZE = (320, 320)  # of generated COCO and Objects365 images
 COCO_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # COCO numbers its 80 classes 1 to 90
 WNIDS = ("n01440764", "n01443537", "n01484850", "n01491361", "n01494475",
@@ -24,19 +23,18 @@ CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 
 
 
 def enlarged_scenes(split: str, count: int, size: tuple[int, int], seed: int) -> Iterator[Scene]:
-    """Yields scenes of ``size`` (width, height) with (label 0-9, [x, y, width, height]) of each object."""
+    """Yields scenes of ``size`` (width, height) with their digits."""
     rng = np.random.default_rng([seed, list(PHOTOGRAPHS).index(split)])
     photographs = load_photographs(PHOTOGRAPHS[split])
     bunch = load_digits()
-    scale = [size[0] / SIZE, size[1] / SIZE] * 2
     for _ in range(count):
         image, objects = draw_scene(photographs, bunch.images / 16, bunch.target, rng)
         image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
-        yield image, [(label, [round(v * s) for v, s in zip(box, scale)]) for label, box in objects]
+        yield image, [digit.enlarged(size[0] / SIZE, size[1] / SIZE) for digit in objects]
 
 
 def coco_json(
-    categories: list[dict], names: list[str], scenes: list[Objects], size: tuple[int, int], first_id: int = 0
+    categories: list[dict], names: list[str], scenes: list[list[Digit]], size: tuple[int, int], first_id: int = 0
 ) -> dict:
     """Returns the annotations of scenes in COCO's format.
 
@@ -51,13 +49,14 @@ def coco_json(
     annotations: list[dict] = []
     for image_id, (name, objects) in enumerate(zip(names, scenes), start=first_id):
         images.append({"id": image_id, "file_name": name, "width": size[0], "height": size[1]})
-        for label, box in objects:
+        for label, box, outlines in objects:
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
                     "category_id": categories[label * (len(categories) // 10)]["id"],
                     "bbox": box,
+                    "segmentation": outlines,
                     "area": box[2] * box[3],
                     "iscrowd": 0,
                 }
@@ -66,13 +65,10 @@ def coco_json(
 
 
 def full_coco_json(categories: list[dict], names: list[str], scenes: list[Scene]) -> dict:
-    """Returns the annotations with every field of the real files: licenses, and the boxes as outlines."""
+    """Returns the annotations with every field of the real files, such as licenses."""
     content = coco_json(categories, names, [objects for _, objects in scenes], DETECTION_SIZE, first_id=1)
     for image in content["images"]:
         image["license"] = 1
-    for annotation in content["annotations"]:
-        x, y, w, h = annotation["bbox"]
-        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
     return {"info": {}, "licenses": [], **content}
 
 
@@ -114,7 +110,7 @@ def make_cityscapes(out: Path, split: str, count: int, seed: int) -> None:
         train_ids = np.zeros(image.shape[:2], np.uint8)  # road
         train_ids[: len(train_ids) // 3] = 10  # sky
         train_ids[-8:] = 255  # the ego vehicle is not evaluated
-        for label, (x, y, w, h) in objects:
+        for label, (x, y, w, h), _ in objects:
             train_ids[y : y + h, x : x + w] = label + 9
         write_image(out / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", image[..., ::-1])
         write_image(out / "gtFine" / split / city / f"{name}_gtFine_labelTrainIds.png", train_ids)
@@ -126,7 +122,7 @@ def make_imagenet(out: Path, split: str, count: int, seed: int) -> None:
     """Writes a split in the layout of ImageNet."""
     lines = []
     for number, (image, objects) in enumerate(enlarged_scenes(split, count, (256, 256), seed), start=1):
-        label = objects[0][0]
+        label = objects[0].label
         name = f"{WNIDS[label]}/{WNIDS[label]}_{number}.JPEG"
         if split == "val":
             name = f"ILSVRC2012_val_{number:08d}.JPEG"
@@ -175,7 +171,7 @@ def make_gallery_split(out: Path, split: str, count: int) -> None:
         covered = (white.astype(int) - black).mean(axis=2) < 180
         write_image(out / split / "images" / f"{number:05d}.png", scene[..., ::-1])
         write_image(out / split / "labels" / f"{number:05d}.png", covered.astype(np.uint8))
-        for index, (label, (x, y, width, height)) in enumerate(objects):
+        for index, (label, (x, y, width, height), _) in enumerate(objects):
             top, left = max(y - MARGIN, 0), max(x - MARGIN, 0)
             cut = scene[top : y + height + MARGIN, left : x + width + MARGIN]
             write_image(out / split / "digits" / str(label) / f"{number:05d}_{index}.png", cut[..., ::-1])

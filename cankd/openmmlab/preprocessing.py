@@ -141,11 +141,26 @@ def _with_batch_shape(sample: Any, images: Tensor) -> Any:
     return sample.new(metainfo={**sample.metainfo, "batch_input_shape": tuple(images.shape[2:])})
 
 
-def crop_maps(record: Any, images: Tensor, inputs: Tensor) -> Any:
-    """Crops maps of the teacher's images to the extent of the student's.
+def crop_map(feature: Tensor, images: Sequence[int], inputs: Sequence[int]) -> Tensor:
+    """Crops a map of the teacher's images to the extent of the student's.
 
     A map of the padded size H' has ceil(H / H' * its height) rows of the student's size H: as many as a model of the
     same stride makes of the student's batch.
+
+    Args:
+        feature: map, (B, C, H, W).
+        images: height and width of the teacher's images.
+        inputs: height and width of the student's images.
+
+    Returns:
+        The map, cropped at the bottom and at the right.
+    """
+    rows, columns = (-(-extent * own // whole) for extent, own, whole in zip(feature.shape[2:], inputs, images))
+    return feature[:, :, :rows, :columns]
+
+
+def crop_maps(record: Any, images: Tensor, inputs: Tensor) -> Any:
+    """Crops all maps in a record, see :func:`crop_map`.
 
     Args:
         record: a map (B, C, H, W), or maps in lists, tuples and dicts; any other value, like tokens (B, N, C), stays
@@ -154,12 +169,9 @@ def crop_maps(record: Any, images: Tensor, inputs: Tensor) -> Any:
         inputs: images of the student, (B, C, H, W).
 
     Returns:
-        The record, cropped at the bottom and at the right.
+        The record, cropped.
     """
-
-    def crop(feature: Tensor) -> Tensor:
-        extents = zip(feature.shape[2:], inputs.shape[2:], images.shape[2:])
-        rows, columns = (-(-extent * own // whole) for extent, own, whole in extents)
-        return feature[:, :, :rows, :columns]
-
-    return apply_to(record, lambda value: isinstance(value, Tensor) and value.dim() == 4, crop)
+    sizes = images.shape[2:], inputs.shape[2:]
+    return apply_to(
+        record, lambda value: isinstance(value, Tensor) and value.dim() == 4, lambda value: crop_map(value, *sizes)
+    )

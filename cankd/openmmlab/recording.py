@@ -16,6 +16,7 @@ from mmrazor.models.task_modules.recorder.param_recorder import ParameterRecorde
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from cankd.openmmlab.connectors import set_image_sizes
 from cankd.openmmlab.preprocessing import TeacherImages, crop_maps
 
 # Place of an output among all outputs of a module: record_idx, then data_idx and further indices of nested outputs.
@@ -186,14 +187,23 @@ def release_records(distiller: ConfigurableDistiller) -> None:
             recorder.reset_data_buffer()
 
 
-def crop_teacher_records(distiller: ConfigurableDistiller, images: Tensor, inputs: Tensor) -> None:
-    """Crops the maps that the teacher's recorders hold to the extent of the student's images.
+def fit_teacher_records(distiller: ConfigurableDistiller, images: Tensor, inputs: Tensor) -> None:
+    """Crops the maps that the teacher's recorders hold to the extent of the student's images, if these are smaller.
+
+    The connectors that make maps of tokens are told the sizes of both.
 
     Args:
         distiller: distiller whose recorders hold the teacher's records.
         images: images of the teacher, (B, 3, H', W').
         inputs: images of the student, (B, 3, H, W).
     """
+    sizes = {True: inputs.shape[2:], False: images.shape[2:]}
+    for mappings in distiller.loss_forward_mappings.values():
+        for mapping in mappings.values():
+            if mapping.get("connector"):
+                set_image_sizes(distiller.connectors[mapping["connector"]], sizes[mapping["from_student"]], sizes[True])
+    if images.shape == inputs.shape:
+        return
     for recorder in distiller.teacher_recorders.recorders.values():
         if not isinstance(recorder, ParameterRecorder):
             recorder.data_buffer[:] = crop_maps(list(recorder.data_buffer), images, inputs)
@@ -232,8 +242,7 @@ def record_predictions(
         student(**data, mode="predict")
     with distiller.teacher_recorders:
         teacher(images, samples, mode="predict")
-    if images.shape != inputs.shape:
-        crop_teacher_records(distiller, images, inputs)
+    fit_teacher_records(distiller, images, inputs)
 
 
 def nearest_names(name: str, names: Sequence[str]) -> str:

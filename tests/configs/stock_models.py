@@ -27,6 +27,13 @@ PSP_R18 = "pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024"
 LAYER4 = ("backbone.layer4", 512)
 
 
+@functools.lru_cache(maxsize=None)
+def recipes_of(kind: str) -> set[str]:
+    """Returns the names of the recipes of one kind in metafile.yml: ``own``, ``zoo`` or ``CanKD's``, all others."""
+    rows = yaml.safe_load((ROOT / "configs" / "metafile.yml").read_text(encoding="utf-8"))["models"]
+    return {Path(row["config"]).stem for row in rows if row.get("recipe", "CanKD's") == kind}
+
+
 def flat(config: Any, path: tuple = ()) -> dict[tuple, Any]:
     """Returns all values in a nested dict, path of keys -> value."""
     if isinstance(config, dict):

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
@@ -21,6 +20,7 @@ from mmrazor.registry import MODELS
 from cankd.openmmlab.compat import CLASSIFICATION
 from cankd.openmmlab.configs import read_config
 from cankd.openmmlab.engine.runner import Runner
+from tests.configs.stock_models import recipes_of
 from tests.conftest import ROOT, run_python
 from tests.demo import options_for, records_of
 from tests.train_recipe import overlay
@@ -37,9 +37,8 @@ DINO, SWIN_L = "dino_r101_dino_r50_12e_coco", "dino_swin-l_dino_swin-b_12e_coco"
 GROUNDING_DINO = "grounding-dino_r101_grounding-dino_r50_1x_coco"
 PSPNET_DEEPLAB, DEEPLAB = (f"{teacher}_r101_deeplabv3_r18_80k_cityscapes" for teacher in ("pspnet", "deeplabv3"))
 
-# Compared in test_own_recipes.py.
-ROWS = yaml.safe_load((ROOT / "configs/metafile.yml").read_text(encoding="utf-8"))["models"]
-OWN_RECIPES = {Path(model["config"]).stem for model in ROWS if model.get("recipe") == "own"}
+# Compared in test_own_recipes.py and test_zoo_recipes.py.
+COMPARED_ELSEWHERE = recipes_of("own") | recipes_of("zoo")
 # Pair -> the methods that have a recipe. CrossKD needs a head it knows, FGD needs boxes, and plain L2 on
 # RepPoints is a row of CanKD's paper, in CanKD's folder.
 FEATURES = ("acamkd", "cwd", "fbkd", "l2", "mgd", "pkd")
@@ -91,7 +90,9 @@ ONE_OF_EACH = [
 
 
 def test_the_harness_is_complete():
-    found = [path for path in DISTILL.rglob("*.py") if path.parent.name != "cankd" and path.stem not in OWN_RECIPES]
+    found = [
+        path for path in DISTILL.rglob("*.py") if path.parent.name != "cankd" and path.stem not in COMPARED_ELSEWHERE
+    ]
     assert sorted(found) == sorted(_path(*recipe) for recipe in RECIPES)
 
 

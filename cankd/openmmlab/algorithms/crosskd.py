@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cankd.functional import widen
 from cankd.openmmlab.algorithms.teacher_distill import TeacherDistill, compute_losses
 from cankd.openmmlab.preprocessing import crop_maps
-from cankd.openmmlab.recording import crop_teacher_records, recorded_calls, recorded_inputs, release_records
+from cankd.openmmlab.recording import fit_teacher_records, recorded_calls, recorded_inputs, release_records
 
 TOWERS = ("cls_convs", "reg_convs")
 Head = Any  # one of the supported heads, whose attributes nn.Module does not declare
@@ -327,7 +327,7 @@ class CrossKD(TeacherDistill):
                 expected = self.teacher.bbox_head(features)
         if images.shape != batch_inputs.shape:
             t_maps, expected = crop_maps((t_maps, expected), images, batch_inputs)
-            crop_teacher_records(self.distiller, images, batch_inputs)
+        fit_teacher_records(self.distiller, images, batch_inputs)
         return features, t_maps, expected
 
     def train(self, mode: bool = True) -> CrossKD:

@@ -18,7 +18,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from cankd.openmmlab.algorithms.teacher_distill import TeacherDistill, compute_losses
-from cankd.openmmlab.recording import crop_teacher_records, release_records, watch_records
+from cankd.openmmlab.recording import fit_teacher_records, release_records, watch_records
 
 TEACHER_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -214,8 +214,7 @@ class PartialTeacherDistill(TeacherDistill):
                 )
             if self.teacher_dtype:
                 made[:] = apply_to(list(made), self._is_narrow, Tensor.float)
-        if images.shape != batch_inputs.shape:
-            crop_teacher_records(self.distiller, images, batch_inputs)
+        fit_teacher_records(self.distiller, images, batch_inputs)
 
     def _is_narrow(self, value: Any) -> bool:
         return isinstance(value, Tensor) and value.dtype == TEACHER_DTYPES[self.teacher_dtype]  # type: ignore[index]

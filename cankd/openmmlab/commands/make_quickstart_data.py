@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=at_least(0), default=0)
     args = parser.parse_args(argv)
 
-    wanted = {"train": args.train, "val": args.val, "seed": args.seed}
+    wanted = {"train": args.train, "val": args.val, "seed": args.seed, "outlines": True}
     stamp = args.out / "made.json"
     if stamp.exists() and json.loads(stamp.read_text()) == wanted:
         print(f"{args.out} is complete.")

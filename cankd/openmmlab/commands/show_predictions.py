@@ -3,7 +3,8 @@
 python tools/visualizations/predictions.py IMG [IMG ...] --model TITLE CONFIG CKPT [--model ...]
     [--teacher TITLE CONFIG CKPT] [--ground-truth] [--score-thr 0.3] [--labels class|score|none] [--out-file F]
 
-Images are rows, models columns. --ground-truth looks the images up in the first model's test data set.
+Images are rows, models columns. Masks of instances are drawn, too. --ground-truth looks the images up in the first
+model's test data set.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from cankd.openmmlab.inference import predict
 from cankd.openmmlab.visualization import LABELS, draw_box_panel, draw_label_panel
 from cankd.openmmlab.visualization.features import list_images, predicted_boxes
 from cankd.openmmlab.visualization.ground_truth import ground_truth
+from cankd.openmmlab.visualization.panels import Boxes
 from cankd.utils.command_line import at_least
 
 
@@ -37,11 +39,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def predicted(model: arguments.LoadedModel, image: str, score_thr: float):
-    """Returns a detector's boxes or a segmenter's label map (H, W)."""
+    """Returns a detector's boxes, with their masks if it predicts any, or a segmenter's label map (H, W)."""
     sample = predict(model.model, model.cfg, image)
     if "pred_sem_seg" in sample:
         return sample.pred_sem_seg.data[0].cpu().numpy()
     return predicted_boxes(sample, model.model.dataset_meta["classes"], score_thr)
+
+
+def without_masks(truth):
+    """Returns the ground truth that is drawn beside a model without masks."""
+    return truth._replace(masks=None) if isinstance(truth, Boxes) else truth
 
 
 @tool_errors()
@@ -57,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         columns: dict = {"ground truth": truths[start : start + args.rows]} if truths else {}
         for model in models:
             columns[model.title] = [predicted(model, str(image), args.score_thr) for image in shown]
+        if truths and not any(getattr(found, "masks", None) is not None for found in columns[models[0].title]):
+            columns["ground truth"] = [without_masks(truth) for truth in columns["ground truth"]]
         names = [image.name for image in shown]
         pictures = [mmcv.imread(str(image), channel_order="rgb") for image in shown]
         path = arguments.picture_path(

@@ -11,6 +11,8 @@ from mmengine.config import ConfigDict
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.registry import MODELS
 
+_LEVEL = "{level}"
+
 
 def long_form(
     source: str,
@@ -30,7 +32,8 @@ def long_form(
     """Makes the configuration of a ``ConfigurableDistiller`` from the arguments of a ``LevelDistiller`` of one point.
 
     Args:
-        source: module whose output is compared, for example ``neck`` or ``backbone.layer4``.
+        source: module whose output is compared, for example ``neck`` or ``backbone.layer4``. Where each level is a
+            module of its own, ``{level}`` stands for its number: ``neck.out_convs.{level}.conv``.
         loss: configuration of the loss, the same for each level. The student's and the teacher's map are the first
             two arguments of its ``forward``.
         levels: indices of the compared maps, where the module returns several. Defaults to None: it returns one.
@@ -72,6 +75,7 @@ def long_form(
     if connector and student_connector:
         raise ValueError("distiller: got connector and student_connector, expected one of them. Remove the other.")
     name = name or source.split(".")[0]
+    sources = {"student": student_source or source, "teacher": teacher_source or source}
     # What follows the name of each level's loss and connectors -> indices of the student's and of the teacher's map.
     compared = {
         "" if level is None else str(level): {"student": level, "teacher": teacher_level}
@@ -83,9 +87,16 @@ def long_form(
     if teacher_connector:
         connectors["teacher"] = (f"{prefix}Teacher", teacher_connector)
 
+    def recorders(side: str) -> dict[str, Any]:
+        named = {f"{name}{suffix}" if _LEVEL in sources[side] else name: suffix for suffix in compared}
+        modules = {key: sources[side].replace(_LEVEL, str(compared[suffix][side])) for key, suffix in named.items()}
+        return {key: dict(type="ModuleOutputs", source=module) for key, module in modules.items()}
+
     def record(side: str, suffix: str) -> dict[str, Any]:
         found: dict[str, Any] = dict(recorder=name, from_student=side == "student")
-        if compared[suffix][side] is not None:
+        if _LEVEL in sources[side]:
+            found["recorder"] = f"{name}{suffix}"
+        elif compared[suffix][side] is not None:
             found["data_idx"] = compared[suffix][side]
         if side in connectors:
             found["connector"] = f"{connectors[side][0]}{suffix}"
@@ -94,8 +105,8 @@ def long_form(
     student_input, teacher_input = _loss_inputs(loss)
     config: dict[str, Any] = dict(
         type="PartsDistiller" if parts else "ConfigurableDistiller",
-        student_recorders={name: dict(type="ModuleOutputs", source=student_source or source)},
-        teacher_recorders={name: dict(type="ModuleOutputs", source=teacher_source or source)},
+        student_recorders=recorders("student"),
+        teacher_recorders=recorders("teacher"),
         distill_losses={f"loss_{name}{suffix}": loss for suffix in compared},
         loss_forward_mappings={
             f"loss_{name}{suffix}": {

@@ -14,6 +14,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from cankd.openmmlab.compat import own_config
+from cankd.openmmlab.connectors import set_image_sizes
 from cankd.openmmlab.inference import prepare
 from cankd.openmmlab.recording import ModelRecorder
 from cankd.openmmlab.visualization.panels import Boxes, View, feature_energy
@@ -104,7 +105,7 @@ def read_vis_config(path: str | Path, keys: Sequence[str]) -> Config:
 
 
 def predicted_boxes(sample: Any, classes: Sequence[str], score_thr: float) -> Boxes:
-    """Returns a detector's boxes above a score, captioned with class and score.
+    """Returns a detector's boxes above a score, captioned with class and score, and their masks if it predicts any.
 
     Args:
         sample: data sample that the detector returned.
@@ -123,7 +124,7 @@ def predicted_boxes(sample: Any, classes: Sequence[str], score_thr: float) -> Bo
     found = found[found.scores >= score_thr].cpu()
     scores = [f"{score:.2f}" for score in found.scores.tolist()]
     captions = [f"{classes[label]} {score}" for label, score in zip(found.labels.tolist(), scores)]
-    return Boxes(found.bboxes.numpy(), captions, scores)
+    return Boxes(found.bboxes.numpy(), captions, scores, found.masks.numpy() if "masks" in found else None)
 
 
 def network_view(batch: Mapping[str, Any], covered: Sequence[int]) -> View:
@@ -202,18 +203,19 @@ class FeatureRecorder:
             record = self.recorder.record(name, **{key: value for key, value in mapping.items() if key != "connector"})
             parts = {f"{name}_{i}": part for i, part in enumerate(record)} if isinstance(record, (list, tuple)) else {}
             for key, part in (parts or {name: record}).items():
+                if mapping.get("connector") and isinstance(part, Tensor):
+                    part = self._connected(name, mapping["connector"], part, data["inputs"])
                 if not isinstance(part, Tensor) or part.dim() != 4:
                     got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
                     raise ValueError(
                         f"mapping {name!r}: got {got}, expected a map (1, C, H, W). Record another module."
                     )
-                if mapping.get("connector"):
-                    part = self._connected(name, mapping["connector"], part)
                 maps[key] = part[0].float().cpu()
         return Recorded(maps, network_view(batch, data["inputs"].shape[-2:]), sample)
 
-    def _connected(self, mapping: str, connector: str, feature: Tensor) -> Tensor:
-        """Applies a connector to a map (1, C, H, W)."""
+    def _connected(self, mapping: str, connector: str, feature: Tensor, images: Tensor) -> Tensor:
+        """Applies a connector to a map (1, C, H, W) or to tokens (1, N, C) of the images."""
+        set_image_sizes(self.connectors[connector], images.shape[2:], images.shape[2:])
         try:
             return self.connectors[connector](feature)
         except RuntimeError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 
 import numpy as np
 from mmengine.config import Config
@@ -21,7 +21,8 @@ def ground_truth(cfg: Config, images: Sequence[Path]) -> list[Boxes | np.ndarray
         images: image files.
 
     Returns:
-        For each image its boxes captioned with their class, or its label map (H, W).
+        For each image its boxes captioned with their class and, where they are annotated, the masks of the objects; or
+        its label map (H, W).
 
     Raises:
         ValueError: if an image is not in the data set, or the data set has neither boxes nor label maps.
@@ -45,9 +46,20 @@ def ground_truth(cfg: Config, images: Sequence[Path]) -> list[Boxes | np.ndarray
         if "instances" in info:
             boxes = [instance for instance in info["instances"] if not instance.get("ignore_flag")]
             corners = np.array([instance["bbox"] for instance in boxes], dtype=float).reshape(-1, 4)
-            truths.append(Boxes(corners, [dataset.metainfo["classes"][box["bbox_label"]] for box in boxes]))
+            captions = [dataset.metainfo["classes"][box["bbox_label"]] for box in boxes]
+            truths.append(Boxes(corners, captions, masks=_masks(info, boxes)))
         elif "seg_map_path" in info:
             truths.append(load(info)["gt_seg_map"])
         else:
             raise ValueError(f"the test data set of {cfg.filename} has neither boxes nor label maps.")
     return truths
+
+
+def _masks(info: dict[str, Any], boxes: list[dict[str, Any]]) -> np.ndarray | None:
+    """Returns the masks (N, H, W) of an image's objects, or None where they are not annotated."""
+    if not boxes or not all("mask" in instance for instance in boxes):
+        return None
+    from mmdet.datasets.transforms import LoadAnnotations  # here, because segmenters need no mmdet
+
+    load = LoadAnnotations(with_bbox=False, with_label=False, with_mask=True)
+    return load({**info, "instances": boxes, "ori_shape": (info["height"], info["width"])})["gt_masks"].masks

@@ -17,14 +17,20 @@ from torch import Tensor
 from cankd.utils.files import whole
 
 LABELS = ("class", "score", "none")
+MASK_OPACITY = 0.5
 
 
 class Boxes(NamedTuple):
-    """Boxes of one image: corners (N, 4) in pixels, N captions and, for predictions, N scores as text."""
+    """Boxes of one image.
+
+    Corners (N, 4) in pixels, N captions and, for predictions, N scores as text; of instance segmentation also the masks
+    (N, H, W).
+    """
 
     corners: np.ndarray
     captions: Sequence[str]
     scores: Sequence[str] | None = None
+    masks: np.ndarray | None = None
 
 
 class View(NamedTuple):
@@ -86,7 +92,7 @@ def draw_box_panel(
     names: Sequence[str] = (),
     labels: str = "class",
 ) -> None:
-    """Draws images as rows, with the boxes of each column.
+    """Draws images as rows, with the boxes of each column and the masks within them.
 
     Args:
         images: images (H, W, 3), uint8, RGB.
@@ -126,7 +132,12 @@ def _color(caption: str) -> str:
 
 
 def _draw_boxes(ax: Axes, boxes: Boxes, labels: str = "class") -> None:
-    """Draws boxes with their labels into a picture that is already there."""
+    """Draws boxes with their labels, and their masks, into a picture that is already there."""
+    if boxes.masks is not None and len(boxes.masks):
+        colors = np.zeros((*boxes.masks.shape[1:], 4))
+        for mask, caption in zip(boxes.masks, boxes.captions):
+            colors[mask.astype(bool)] = (*to_rgb(_color(caption)), MASK_OPACITY)
+        ax.imshow(colors)
     texts = {"class": boxes.captions, "score": boxes.scores, "none": None}[labels] or [""] * len(boxes.captions)
     for (x0, y0, x1, y1), caption, text in zip(boxes.corners, boxes.captions, texts):
         color = _color(caption)

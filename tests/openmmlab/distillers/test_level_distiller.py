@@ -129,6 +129,26 @@ SINGLE_LONG: dict[str, Any] = dict(
         )
     ),
 )
+# Each level of the student is a module of its own.
+MODULES_SHORT: dict[str, Any] = dict(
+    SHORT, name="out", teacher_levels=[1, 2], student_source="neck.out_convs.{level}.conv", connector=CONVOLUTION
+)
+MODULES_LONG: dict[str, Any] = dict(
+    type="ConfigurableDistiller",
+    student_recorders={
+        f"out{level}": dict(type="ModuleOutputs", source=f"neck.out_convs.{level}.conv") for level in (0, 1)
+    },
+    teacher_recorders=dict(out=NECK),
+    connectors=dict(out0=CONVOLUTION, out1=CONVOLUTION),
+    distill_losses=dict(loss_out0=CANKD, loss_out1=CANKD),
+    loss_forward_mappings={
+        f"loss_out{level}": dict(
+            s_feature=dict(recorder=f"out{level}", from_student=True, connector=f"out{level}"),
+            t_feature=dict(recorder="out", from_student=False, data_idx=level + 1),
+        )
+        for level in (0, 1)
+    },
+)
 # Two points, one with connectors on both sides, one with parts; the second takes the loss that stands beside them.
 POINTS_SHORT: dict[str, Any] = dict(
     type="LevelDistiller",
@@ -172,6 +192,7 @@ FORMS = {
     "parts": (FGD_SHORT, FGD_LONG),
     "other levels of the teacher": (SHIFTED_SHORT, SHIFTED_LONG),
     "one map of the teacher": (SINGLE_SHORT, SINGLE_LONG),
+    "a module for each level": (MODULES_SHORT, MODULES_LONG),
     "points": (POINTS_SHORT, POINTS_LONG),
 }
 

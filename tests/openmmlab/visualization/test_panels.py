@@ -38,6 +38,24 @@ def _frame(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.nonzero(black.mean(axis=1) > 0.5)[0], np.nonzero(black.mean(axis=0) > 0.5)[0]
 
 
+def test_masks_are_drawn_where_they_are(tmp_path):
+    masks = np.zeros((1, 60, 80), bool)
+    masks[0, 30:40, 40:60] = True
+    boxes = Boxes(np.array([[40, 30, 60, 40]]), ["3 0.90"], masks=masks)
+    draw_box_panel([np.zeros((60, 80, 3), np.uint8)], {"model": [boxes]}, tmp_path / "masks.png", labels="none")
+    picture = cv2.imread(str(tmp_path / "masks.png"))
+    rows, columns = _frame(picture)
+    inside = picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    ys, xs = np.nonzero(inside.max(axis=2) > 40)
+    ends = [
+        extreme / size
+        for places, size in ((ys, len(rows)), (xs, len(columns)))
+        for extreme in (places.min(), places.max())
+    ]
+    np.testing.assert_allclose(ends, [30 / 60, 40 / 60, 40 / 80, 60 / 80], atol=0.02)
+    assert len(ys) > 0.9 * (len(rows) / 6) * (len(columns) / 4)
+
+
 def test_no_bands_between_rows_of_any_shape_and_names_beside_them(tmp_path):
     sizes, corners = [(60, 80), (80, 60), (60, 80)], [(20, 20, 40, 40)] * 3
     rows, _ = _frame(_panel(tmp_path, sizes, corners))
