@@ -2,7 +2,7 @@
 
 The overlay changes data root, image scale, number of iterations, workers and logging. It sets
 learning rates: no warm-up, and a high one for the losses, whose blocks start at a scale of zero
-and would hardly leave it within three iterations.
+and would hardly leave it within three iterations. DETRs have fewer queries, of which the losses on necks know nothing.
 Pretrained weights cannot be fetched: the student starts at random, the teacher from a file of
 random weights that is made here once under TEACHERS. With ``prepare`` only the configuration
 WORK_DIR/overlay.py and the teacher are written.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -31,6 +32,8 @@ LAYOUTS = {
     "CityscapesDataset": "cityscapes",
     "ImageNet": "imagenet",
 }
+
+QUERIES = 100  # of a DETR instead of 300 or 900, which would need as many positions, and their time
 
 
 def shrink(config: Any, size: int, roots: tuple[str, str]) -> Any:
@@ -92,6 +95,8 @@ def overlay(recipe: Path, data: Path, size: int, teachers: Path | None, batch_si
         model.setdefault("backbone", {})["init_cfg"] = None
         if model["cfg"].startswith("mmseg"):
             model.update(pretrained=None, data_preprocessor={"size": (size, size)})
+        if re.search("dino|detr", model["cfg"]):
+            model["num_queries"] = QUERIES
         if "grounding_dino" in model["cfg"] and teachers:
             model["language_model"] = {"name": str(tiny_bert(teachers / "bert"))}
     cfg["model"]["teacher_ckpt"] = str(random_weights(cfg["model"]["teacher"], teachers)) if teachers else None

@@ -61,12 +61,10 @@ IMAGES = {"coco": 6, "objects365": 6, "cityscapes": 6, "imagenet": 96}  # three 
 
 
 def _size(name: str) -> int:
-    """Returns the side of an image in pixels: DETRs' 900 queries need as many positions, P6 must hold the pool.
+    """Returns the side of an image in pixels: P6 must hold the pool.
 
     A softmax needs more than one position on the pooled P6: over a single one it is constant.
     """
-    if "neck_" in name:
-        return 320 if "grounding" in name else 256
     if "pool8" in name:
         return 512
     return 256 if "pool4" in name or "gaussian" in name else 128

@@ -68,6 +68,16 @@ def test_a_base_of_a_package_is_found_without_reading_its_metafiles(monkeypatch,
     assert (cfg.model.type, cfg.model._scope_) == ("RetinaNet", "mmdet")
 
 
+def test_a_configuration_is_formatted_again_only_if_it_has_changed():
+    config = Config({"model": {"type": "A", "size": 1}})
+    first = config.pretty_text
+    assert first is config.pretty_text and "size=1" in first
+    config.model.size = 2
+    assert "size=2" in config.pretty_text
+    config.model.size = 1
+    assert config.pretty_text == first
+
+
 def test_a_missing_package_is_named_instead_of_installed():
     assert not is_installed("mmpose")
     with pytest.raises(ImportError, match="names the package 'mmpose', which is not installed"):

@@ -40,6 +40,7 @@ def prepare() -> None:
     patches.map_distribution_names()
     patches.translate_classification()
     patches.find_shipped_configs()
+    patches.format_a_configuration_once()
     patches.refuse_installations()
     patches.import_mmrazor()
     safe_pickle.register_safe_globals()

@@ -153,6 +153,28 @@ def find_shipped_configs() -> None:
     Config._get_cfg_path = staticmethod(find_shipped)
 
 
+def format_a_configuration_once() -> None:
+    """Keeps the text of the configuration that was formatted last.
+
+    A run asks mmengine five times for it, and mmengine has yapf format it each time, which takes up to 4 s.
+
+    Can go when mmengine keeps the text itself.
+    """
+    from mmengine.config import Config
+
+    format_text = Config.pretty_text.fget
+    kept: dict[str, str] = {}
+
+    def pretty_text(cfg: Config) -> str:
+        content = repr(cfg)
+        if content not in kept:
+            kept.clear()
+            kept[content] = format_text(cfg)
+        return kept[content]
+
+    Config.pretty_text = property(pretty_text)
+
+
 def refuse_installations() -> None:
     """Makes mmengine raise an error for a missing package where it would run pip on its own.
 
