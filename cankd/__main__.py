@@ -22,6 +22,7 @@ COMMANDS = {
     "print-config": ("print_config", "main", "print a configuration resolved, with the file of each value"),
     "find-teacher": ("find_teacher", "main", "list published models that can teach a student, the most accurate first"),
     "make-config": ("make_config", "main", "write the configuration that distils any teacher into any student"),
+    "doctor": ("doctor", "main", "examine a distillation before it trains: shapes, weights, losses, gradients"),
     "list-modules": ("list_modules", "main", "list the modules that a distiller can record, with their shapes"),
     "show-features": ("show_features", "main", "draw the feature maps of models"),
     "show-difference": ("show_features", "difference", "draw where the feature maps of two models differ"),

@@ -182,23 +182,20 @@ def load_from_http(filename: str, map_location: Any = None) -> dict[str, Any]:
 @CheckpointLoader.register_scheme(("modelzoo://", "torchvision://"), force=True)
 def load_from_torchvision(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Reads torchvision's weights."""
-    return load_from_http(_known(filename, get_torchvision_models()))
+    return load_from_http(_torchvision_place(filename))
 
 
 @CheckpointLoader.register_scheme(("open-mmlab://", "openmmlab://"), force=True)
 def load_from_openmmlab(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Reads a checkpoint that mmengine knows by name, from its URL or from mmengine's own folder."""
-    models = get_external_models()
-    models.update({old: models[new] for old, new in get_deprecated_model_names().items() if new in models})
-    place = _known(filename, models)
-    # Private, but mmengine has no other function that tells its own folder.
-    return load_from_http(place) if "://" in place else load_from_local(str(Path(_get_mmengine_home(), place)))
+    place = _openmmlab_place(filename)
+    return load_from_http(place) if "://" in place else load_from_local(place)
 
 
 @CheckpointLoader.register_scheme("mmcls://", force=True)
 def load_from_mmcls(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Reads the backbone of a classifier of mmcls, under the backbone's own names."""
-    checkpoint = load_from_http(_known(filename, get_mmcls_models()))
+    checkpoint = load_from_http(_mmcls_place(filename))
     weights, prefix = checkpoint.get("state_dict", checkpoint), "backbone."
     return {"state_dict": {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}}
 
@@ -227,6 +224,44 @@ def _known(filename: str, places: dict[str, str]) -> str:
         near = difflib.get_close_matches(name, places, n=3) or sorted(places)[:3]
         raise ValueError(f"checkpoint: got {filename}, expected a name of {scheme}:// like {', '.join(near)}.")
     return places[name]
+
+
+def _torchvision_place(filename: str) -> str:
+    return _known(filename, get_torchvision_models())
+
+
+def _openmmlab_place(filename: str) -> str:
+    models = get_external_models()
+    models.update({old: models[new] for old, new in get_deprecated_model_names().items() if new in models})
+    place = _known(filename, models)
+    # Private, but mmengine has no other function that tells its own folder.
+    return place if "://" in place else str(Path(_get_mmengine_home(), place))
+
+
+def _mmcls_place(filename: str) -> str:
+    return _known(filename, get_mmcls_models())
+
+
+# Scheme of a checkpoint's name -> function that returns the file or URL that the name stands for.
+_PLACES = {
+    "torchvision": _torchvision_place,
+    "open-mmlab": _openmmlab_place,
+    "openmmlab": _openmmlab_place,
+    "mmcls": _mmcls_place,
+}
+
+
+def is_here(name: str | Path) -> bool:
+    """Returns whether a checkpoint can be read without fetching it.
+
+    Args:
+        name: ``.pth`` file, URL, or a name such as ``torchvision://resnet50``.
+
+    Raises:
+        ValueError: for an unknown name of a known scheme.
+    """
+    place_of = _PLACES.get(str(name).split("://")[0], str)
+    return local_file(place_of(str(name))).is_file()
 
 
 def save_whole(checkpoint: dict[str, Any], path: str | Path) -> None:

@@ -436,7 +436,7 @@ def config_text(
     )
     lines = [f"# {method}: {student.name} ({accuracy_text(student.entry)})"]
     lines += [f"# learns from {teacher.name} ({accuracy_text(teacher.entry)})."]
-    lines += [f"{key} = {_code(value)}" for key, value in values.items()]
+    lines += [f"{key} = {python_code(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -452,7 +452,7 @@ def training_text(student: Side, data: GivenData, out: Path) -> str:
         The text.
     """
     lines = [f"# {student.name} ({accuracy_text(student.entry)}) on other data."]
-    lines += [f"{key} = {_code(value)}" for key, value in _recipe(student.config, data, out).items()]
+    lines += [f"{key} = {python_code(value)}" for key, value in _recipe(student.config, data, out).items()]
     return "\n".join(lines) + "\n"
 
 
@@ -466,15 +466,20 @@ def _recipe(config: str, data: GivenData | None, out: Path) -> dict[str, Any]:
     return values
 
 
-def _code(value: Any, indent: int = 0) -> str:
-    """Writes a value as Python code: short ones on one line, of others each dict and list on lines of its own."""
+def python_code(value: Any, indent: int = 0) -> str:
+    """Writes a value as Python code: short ones on one line, of others each dict and list on lines of its own.
+
+    Args:
+        value: value of a configuration.
+        indent: blanks before the line that it begins on. Defaults to 0.
+    """
     line = _line(value)
     if not isinstance(value, (dict, list)) or indent + len(line) < WIDTH:
         return line
     opening, closing = ("dict(", ")") if isinstance(value, dict) else ("[", "]")
     lines = [""]
     for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-        item = (f"{key}=" if isinstance(value, dict) else "") + _code(part, indent + 4) + ","
+        item = (f"{key}=" if isinstance(value, dict) else "") + python_code(part, indent + 4) + ","
         joins = not isinstance(part, (dict, list)) and lines[-1] and indent + len(lines[-1] + item) < WIDTH - 5
         if joins and not lines[-1].endswith(("),", "],")):
             lines[-1] += f" {item}"

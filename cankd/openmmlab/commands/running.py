@@ -11,7 +11,7 @@ import time
 import traceback
 import warnings
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -69,16 +69,34 @@ def load_config(args: argparse.Namespace) -> Config:
         raise ValueError(f"--launcher: got {args.launcher}, but {variable} is not set. Start the run with {starter}.")
     if args.launcher == "pytorch":
         end_with_launcher()
-    cfg = read_config(args.config, expand=False)
-    check_options(cfg, args.cfg_options)
-    apply_options(cfg, args.cfg_options)
+    cfg = read_run_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
+    return cfg
+
+
+def read_run_config(config: str, options: dict[str, Any]) -> Config:
+    """Reads the configuration of a training, applies overrides and checks the result.
+
+    Args:
+        config: configuration file.
+        options: overrides of ``--cfg-options``, dotted key -> value.
+
+    Returns:
+        The configuration, with its distiller in the long form.
+
+    Raises:
+        FileNotFoundError: if the configuration does not exist.
+        ValueError: if it has no model, or a fault that a training would not notice.
+    """
+    cfg = read_config(config, expand=False)
+    check_options(cfg, options)
+    apply_options(cfg, options)
     expand_config(cfg)
     check_top_level(cfg)
     check_optimizer(cfg)
     if is_distillation_config(cfg):
         check_distiller(cfg.model)
-    cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
     return cfg
 
 

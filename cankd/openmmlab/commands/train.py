@@ -17,6 +17,8 @@ from cankd.openmmlab.commands.running import (
     load_config,
     run_errors,
 )
+from cankd.openmmlab.configs import is_distillation_config
+from cankd.openmmlab.doctor import StartSummaryHook
 from cankd.openmmlab.engine.runner import Runner
 from cankd.utils.command_line import command_parser
 
@@ -46,7 +48,10 @@ def train(args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     cfg.resume = args.resume
     check_teacher_file(cfg)
-    Runner.from_cfg(cfg).train()
+    runner = Runner.from_cfg(cfg)
+    if is_distillation_config(cfg):
+        runner.register_hook(StartSummaryHook())
+    runner.train()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from cankd.openmmlab.compat.patches import quiet_imports
 from cankd.openmmlab.compat.versions import (
     CLASSIFICATION,
     RGB_FLAGS,
+    TESTED,
     check_installed,
     classification_sample,
     configs_folder,
@@ -17,6 +18,7 @@ from cankd.openmmlab.compat.versions import (
 __all__ = [
     "CLASSIFICATION",
     "RGB_FLAGS",
+    "TESTED",
     "classification_sample",
     "configs_folder",
     "label_of",

@@ -9,7 +9,15 @@ from typing import Any
 
 import cankd
 
-_NEEDED = ("torch", "mmengine", "mmcv", "mmdet", "mmseg", "mmrazor")
+# Module -> beginnings of the versions that are tested. OneDL's mmdet 3.4.6 changes DINO's weights.
+TESTED = {
+    "torch": ("2.",),
+    "mmengine": ("0.10.",),
+    "mmcv": ("2.0.", "2.1.", "2.3."),
+    "mmdet": ("3.1.", "3.2.", "3.3.", "3.4.5"),
+    "mmseg": ("1.2.", "1.4."),
+    "mmrazor": ("1.0.",),
+}
 
 # The installed classification library; mmcls is the predecessor of mmpretrain.
 CLASSIFICATION = "mmpretrain" if importlib.util.find_spec("mmpretrain") else "mmcls"
@@ -48,7 +56,7 @@ def check_installed() -> None:
     Raises:
         ImportError: if one is missing; the message says how to get them.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in TESTED if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
             f"cankd extends torch and the OpenMMLab libraries, but cannot find: {', '.join(missing)}. "

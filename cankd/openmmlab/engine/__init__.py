@@ -1,6 +1,7 @@
 """Runner, hooks and loops of training and testing, beyond those of mmengine and mmrazor."""
 
 from cankd.openmmlab.engine.distill_checkpoint_hook import DistillCheckpointHook
+from cankd.openmmlab.engine.distill_monitor_hook import DistillMonitorHook
 from cankd.openmmlab.engine.distill_val_loop import DistillValLoop
 from cankd.openmmlab.engine.distill_weight_hook import DistillWeightHook
 from cankd.openmmlab.engine.inherit_teacher_hook import InheritTeacherHook
@@ -11,6 +12,7 @@ from cankd.openmmlab.engine.runner import CPUDistributedDataParallel, Runner
 __all__ = [
     "CPUDistributedDataParallel",
     "DistillCheckpointHook",
+    "DistillMonitorHook",
     "DistillValLoop",
     "DistillWeightHook",
     "FiniteLossHook",

@@ -60,17 +60,17 @@ class InheritTeacherHook(Hook):
                 "InheritTeacherHook: got a teacher without weights, expected model.teacher_ckpt. Set it in the "
                 "config or with --cfg-options teacher_ckpt=FILE."
             )
-        student = unwrapped(runner.model).student
-        for name in self._copy(runner):
-            _find(student, name).is_init = True  # type: ignore[arg-type, union-attr]
+        algorithm = unwrapped(runner.model)
+        for name in self.inherit(algorithm):
+            _find(algorithm.student, name).is_init = True  # type: ignore[arg-type, union-attr]
 
     def before_train(self, runner) -> None:
         """Copies the weights again if they are to last, and logs how many the student starts with."""
         if runner.iter > 0:
             return
         if self.lasting:
-            self._copy(runner)
-        for name, (own, given) in self._tensors(runner).items():
+            self.inherit(unwrapped(runner.model))
+        for name, (own, given) in self._tensors(unwrapped(runner.model)).items():
             for key, value in own.items():
                 if key not in given or given[key].shape != value.shape:
                     theirs = f"has shape {tuple(given[key].shape)}" if key in given else "does not exist"
@@ -80,9 +80,8 @@ class InheritTeacherHook(Hook):
             equal = sum(key in given and torch.equal(value, given[key]) for key, value in own.items())
             runner.logger.info(f"Inherited from the teacher: {equal} of {len(own)} tensors of {name}.")
 
-    def _tensors(self, runner) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    def _tensors(self, algorithm) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Returns the tensors of student and teacher by the name of the module, for modules that the student has."""
-        algorithm = unwrapped(runner.model)
         found = {}
         for name in self.modules:
             student, teacher = _find(algorithm.student, name), _find(algorithm.teacher, name)  # type: ignore[arg-type]
@@ -94,9 +93,19 @@ class InheritTeacherHook(Hook):
             raise ValueError(f"InheritTeacherHook: the student has none of the modules {', '.join(self.modules)}.")
         return {name: pair for name, pair in found.items() if pair[0]}  # a classifier's pooling has no tensors
 
-    def _copy(self, runner) -> list[str]:
-        """Copies tensors that fit, and returns the names of the modules."""
-        tensors = self._tensors(runner)
+    def inherit(self, algorithm) -> list[str]:
+        """Copies the teacher's tensors that fit into the student.
+
+        Args:
+            algorithm: distillation algorithm, not wrapped.
+
+        Returns:
+            Names of the student's modules that inherit.
+
+        Raises:
+            ValueError: if no tensor of one of the modules fits.
+        """
+        tensors = self._tensors(algorithm)
         for name, (own, given) in tensors.items():
             taken = [key for key, value in own.items() if key in given and given[key].shape == value.shape]
             if not taken:

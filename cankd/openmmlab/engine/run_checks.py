@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from mmengine.dist import all_reduce, get_rank
@@ -40,6 +40,7 @@ class RunChecksHook(Hook):
 
     def __init__(self) -> None:
         self._in_checkpoint: dict[str, Any] = {}
+        self.missing: list[str] = []  # names of the teacher's tensors that were not loaded
 
     def after_load_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint without any tensor that fits the model."""
@@ -59,15 +60,15 @@ class RunChecksHook(Hook):
         student = getattr(algorithm, "student", algorithm)
         for split, loop in (("train", runner.train_loop), ("val", runner.val_loop)):
             if loop is not None:
-                for dataset in _datasets(loop.dataloader.dataset):
-                    _check_classes(student, dataset, split)
-                    _check_categories(runner, dataset, split)
+                for dataset in datasets_in(loop.dataloader.dataset):
+                    check_classes(student, dataset, split)
+                    check_categories(dataset, split, runner.logger.warning)
         if all(hasattr(algorithm, part) for part in ("student", "teacher", "distiller")):
             self._check_teacher(runner, algorithm)
 
     def _check_teacher(self, runner, algorithm: Any) -> None:
         file = runner.cfg.model.get("teacher_ckpt")
-        missing = self._not_loaded(algorithm.teacher, file)
+        self.missing = missing = not_loaded(algorithm.teacher, file, self._in_checkpoint)
         if not missing or getattr(algorithm, "teacher_trainable", False):
             return
         runner.logger.warning(f"{len(missing)} tensors of the teacher are not those of {file}: {_some(missing)}.")
@@ -75,29 +76,40 @@ class RunChecksHook(Hook):
             return
         inherited = {name for hook in runner.hooks if isinstance(hook, InheritTeacherHook) for name in hook.modules}
         _refuse(file, [name for name in missing if name.startswith(tuple(f"{module}." for module in inherited))])
-        self._watch(algorithm, missing, file)
+        watch_missing(algorithm, missing, lambda needed: _refuse(file, needed))
 
-    def _not_loaded(self, teacher: nn.Module, file: str | None) -> list[str]:
-        """Returns the names of the teacher's floating-point tensors that do not have a checkpoint's values."""
-        init_cfg = getattr(teacher, "init_cfg", None)
-        pretrained = init_cfg.get("checkpoint") if isinstance(init_cfg, dict) else None
-        sources = [Checkpoint.read(name).state_dict for name in (file, pretrained) if name] + [self._in_checkpoint]
-        own = {name: value for name, value in teacher.state_dict().items() if value.is_floating_point()}
-        missing = [name for name in own if not any(_is_in(own[name], source.get(name)) for source in sources)]
-        # Some modules give a tensor of an older file another name while they load it.
-        given = [value for source in sources for name, value in source.items() if name not in own]
-        return [name for name in missing if not any(_is_in(own[name], value) for value in given)]
 
-    @staticmethod
-    def _watch(algorithm: Any, missing: Sequence[str], file: str | None) -> None:
-        """Refuses the run at its first step if the teacher uses a missing tensor there for what the losses read."""
-        modules = {name: _caller(algorithm.teacher, name.rpartition(".")[0]) for name in missing}
+def not_loaded(teacher: nn.Module, file: str | None, in_checkpoint: Mapping[str, Any] | None = None) -> list[str]:
+    """Returns the names of a teacher's floating-point tensors that do not have a checkpoint's values.
 
-        def refuse_called(called: set[str]) -> None:
-            _refuse(file, [name for name in missing if name in called])
+    Args:
+        teacher: teacher that was loaded.
+        file: its checkpoint.
+        in_checkpoint: the teacher's tensors in the checkpoint of the run. Defaults to none.
+    """
+    init_cfg = getattr(teacher, "init_cfg", None)
+    pretrained = init_cfg.get("checkpoint") if isinstance(init_cfg, dict) else None
+    sources = [Checkpoint.read(name).state_dict for name in (file, pretrained) if name] + [dict(in_checkpoint or {})]
+    own = {name: value for name, value in teacher.state_dict().items() if value.is_floating_point()}
+    missing = [name for name in own if not any(_is_in(own[name], source.get(name)) for source in sources)]
+    # Some modules give a tensor of an older file another name while they load it.
+    given = [value for source in sources for name, value in source.items() if name not in own]
+    return [name for name in missing if not any(_is_in(own[name], value) for value in given)]
 
-        # The student is called when the teacher has left all records.
-        watch_calls(modules, until=algorithm.student, then=refuse_called)
+
+def watch_missing(algorithm: Any, missing: Sequence[str], then: Callable[[list[str]], None]) -> None:
+    """Finds in the next step which missing tensors the teacher uses for what the losses read.
+
+    Args:
+        algorithm: distillation algorithm, not wrapped.
+        missing: names of the teacher's tensors that were not loaded.
+        then: function that gets the names of those that are used; it may raise an error.
+    """
+    modules = {name: _caller(algorithm.teacher, name.rpartition(".")[0]) for name in missing}
+    # The student is called when the teacher has left all records.
+    watch_calls(
+        modules, until=algorithm.student, then=lambda called: then([name for name in missing if name in called])
+    )
 
 
 def _is_in(value: Tensor, given: Any) -> bool:
@@ -131,19 +143,28 @@ def _refuse(file: str | None, needed: Sequence[str]) -> None:
         )
 
 
-def _datasets(dataset: Any) -> Iterator[Any]:
+def datasets_in(dataset: Any) -> Iterator[Any]:
     """Yields the data sets inside wrappers such as RepeatDataset and ConcatDataset."""
     inside: Iterable[Any] = getattr(dataset, "datasets", None) or filter(None, [getattr(dataset, "dataset", None)])
     found = False
     for part in inside:
         found = True
-        yield from _datasets(part)
+        yield from datasets_in(part)
     if not found:
         yield dataset
 
 
-def _check_classes(student: nn.Module, dataset: Any, split: str) -> None:
-    """Refuses a student whose heads have another number of classes than the data set."""
+def check_classes(student: nn.Module, dataset: Any, split: str) -> None:
+    """Refuses a student whose heads have another number of classes than the data set.
+
+    Args:
+        student: student, or a model that trains alone.
+        dataset: data set; only its ``metainfo`` is read.
+        split: ``train`` or ``val``, for the error.
+
+    Raises:
+        ValueError: for such a head, or if the classes are a string.
+    """
     metainfo = getattr(dataset, "metainfo", {})
     classes = metainfo.get("classes")
     if isinstance(classes, str):
@@ -161,10 +182,18 @@ def _check_classes(student: nn.Module, dataset: Any, split: str) -> None:
             )
 
 
-def _check_categories(runner, dataset: Any, split: str) -> None:
+def check_categories(dataset: Any, split: str, warn: Callable[[str], Any]) -> None:
     """Compares an annotation file's categories with the configuration's classes.
 
     mmdet numbers a COCO file's labels by its categories, in the file's order, and ignores those that are no class.
+
+    Args:
+        dataset: data set; one without a COCO file passes.
+        split: ``train`` or ``val``, for the error.
+        warn: function that gets a warning.
+
+    Raises:
+        ValueError: if the labels of some categories would be shifted.
     """
     file = str(getattr(dataset, "ann_file", ""))
     if not hasattr(dataset, "cat2label") or not Path(file).is_file():
@@ -182,13 +211,11 @@ def _check_categories(runner, dataset: Any, split: str) -> None:
             "in every data set."
         )
     if absent:
-        runner.logger.warning(f"{file}: has no category {_some(absent)}, which the configuration's classes name.")
+        warn(f"{file}: has no category {_some(absent)}, which the configuration's classes name.")
     if unknown:
-        runner.logger.warning(
-            f"{file}: objects of {_some(unknown)} are left out; no class of the configuration is one."
-        )
+        warn(f"{file}: objects of {_some(unknown)} are left out; no class of the configuration is one.")
     if known != classes[: len(known)]:
-        runner.logger.warning(
+        warn(
             f"{file}: its categories come in the order {_some(known)}, the classes as {_some(classes)}: labels follow "
             "the file, so pictures and tables would name them wrongly. Put the classes in the file's order."
         )

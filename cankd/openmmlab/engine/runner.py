@@ -21,7 +21,11 @@ from cankd.openmmlab.engine.resuming import find_checkpoint
 from cankd.openmmlab.loading import build_model
 
 # Hooks of every run, beside mmengine's own default hooks.
-OWN_HOOKS = {"run_checks": {"type": "RunChecksHook"}, "finite_loss": {"type": "FiniteLossHook"}}
+OWN_HOOKS = {
+    "run_checks": {"type": "RunChecksHook"},
+    "finite_loss": {"type": "FiniteLossHook"},
+    "distill_monitor": {"type": "DistillMonitorHook"},
+}
 
 
 def unwrapped(model: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cankd.openmmlab.checkpoint_files import load_checkpoint_file
-from cankd.openmmlab.engine.run_checks import RunChecksHook, _caller, _datasets
+from cankd.openmmlab.engine.run_checks import _caller, datasets_in, not_loaded
 from cankd.openmmlab.own_data import categories_of
 from tests.conftest import free_port, run_command
 from tests.demo import DATA, DEMO, TEACHER_CKPT
@@ -65,9 +65,9 @@ def test_an_untrained_teacher_and_other_ways_to_load_one_pass(train, tmp_path):
 def test_a_tensor_that_was_renamed_while_it_was_loaded_counts_as_loaded(tmp_path):
     model, file = nn.Linear(3, 2), str(tmp_path / "old.pth")
     torch.save({"module.old_name": model.weight.detach().clone(), "module.bias": model.bias.detach().clone()}, file)
-    assert RunChecksHook()._not_loaded(model, file) == []
+    assert not_loaded(model, file) == []
     nn.init.ones_(model.weight)
-    assert RunChecksHook()._not_loaded(model, file) == ["weight"]
+    assert not_loaded(model, file) == ["weight"]
 
 
 def test_torchs_attention_uses_the_weights_of_its_parts_itself():
@@ -95,7 +95,7 @@ def test_data_sets_are_found_inside_their_wrappers():
             vars(self).update(parts)
 
     first, second = Data(), Data()
-    assert list(_datasets(Wrapper(dataset=Wrapper(datasets=[first, Wrapper(dataset=second)])))) == [first, second]
+    assert list(datasets_in(Wrapper(dataset=Wrapper(datasets=[first, Wrapper(dataset=second)])))) == [first, second]
 
 
 RENAMED = {
