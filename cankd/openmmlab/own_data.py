@@ -20,7 +20,7 @@ IGNORED = 255  # label that mmseg leaves out
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 CHECKED_MASKS = 8  # of each split, before a training; all masks are checked when they are read
 ANNOTATION_FILES = ("annotations/instances_{}.json", "annotations/instances_{}2017.json", "annotations/{}.json")
-IMAGE_FOLDERS = ("{}", "{}2017", "images/{}", "images")
+IMAGE_FOLDERS = ("{}", "{}2017", "images/{}", "images/{}2017", "images")
 MASK_FOLDERS = ("masks/{}", "labels/{}", "annotations/{}")
 
 

@@ -13,8 +13,8 @@ from cankd.openmmlab.loading import build_model
 from cankd.openmmlab.models import stock_model
 from tests.in_process import call_tool
 
-TEACHER = "retinanet_r50_fpn_1x_coco"
-STUDENT = "retinanet_r18_fpn_1x_coco"
+TEACHER = "rtmdet_s_8xb32-300e_coco"
+STUDENT = "rtmdet_tiny_8xb32-300e_coco"
 OTHERS = "has other classes than the data: only the teacher's backbone and neck are used."
 
 
@@ -29,7 +29,7 @@ def data(tmp_path_factory, mini_data) -> Path:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> dict[str, Any]:
     """Random weights of a teacher with ten classes."""
-    return stock_model(f"mmdet::retinanet/{TEACHER}.py", num_classes=10).state_dict()
+    return stock_model(f"mmdet::rtmdet/{TEACHER}.py", num_classes=10).state_dict()
 
 
 def _checkpoint(tmp_path: Path, weights: dict[str, Any], classes: Any = None) -> Path:
@@ -57,7 +57,7 @@ def test_a_teacher_that_learned_the_classes(tmp_path, data, weights):
     assert read_config(tmp_path / "my_config.py").model.teacher.num_classes == 10
     # A file of one's own brings its classes; its checkpoint may be trained later.
     call_tool("make_config.py", TEACHER, "--data", data, "--out", tmp_path / "my_teacher.py")
-    later = ("--teacher-ckpt", "work_dirs/my_teacher/epoch_12.pth")
+    later = ("--teacher-ckpt", "work_dirs/my_teacher/epoch_300.pth")
     assert OTHERS not in _make(tmp_path, STUDENT, tmp_path / "my_teacher.py", "--data", data, *later)
     cfg = read_config(tmp_path / "my_config.py")
     assert "num_classes" not in cfg.model.teacher and build_model(cfg, "teacher").bbox_head.num_classes == 10
@@ -66,7 +66,7 @@ def test_a_teacher_that_learned_the_classes(tmp_path, data, weights):
 @pytest.mark.parametrize("classes", [tuple("9876543210"), None])
 def test_a_teacher_that_learned_others(classes, tmp_path, data, weights):
     if classes is None:  # without names, but with other shapes
-        weights = {**weights, "bbox_head.retina_cls.bias": torch.zeros(720)}
+        weights = {**weights, "bbox_head.rtm_cls.0.bias": torch.zeros(80)}
     checkpoint = _checkpoint(tmp_path, weights, classes)
     assert OTHERS in _make(tmp_path, STUDENT, TEACHER, "--data", data, "--teacher-ckpt", checkpoint)
     assert "num_classes" not in read_config(tmp_path / "my_config.py").model.teacher
