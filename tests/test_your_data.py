@@ -40,13 +40,16 @@ def _walk(kind: str, data_file: str) -> None:
         python, tool, *arguments = shlex.split(line)
         assert python == "python" and tool.startswith("tools/")
         name = tool[len("tools/") :]
-        if name == "train.py":
+        if name in ("train.py", "doctor.py"):
             arguments += ["--cfg-options", *TRAINING, *(DISTILLED if "my_config.py" in arguments else ALONE)]
         elif name == "test.py":
             arguments += ["--cfg-options", *TESTING]
-        printed = call_tool(name, *arguments).stdout
+        printed = call_tool(name, *arguments, check=name != "doctor.py").stdout
         if name == "make_config.py":
             assert "other classes" not in printed, printed
+        elif name == "doctor.py":
+            assert "shares of the gradient" in printed
+            assert not re.search(r"^error", printed, re.M), printed
         elif name == "train.py" and "my_config.py" in arguments:
             assert "tensors of the teacher are not those of" not in printed
 
