@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Sequence, Tuple
+from typing import Any, Sequence, Tuple
 
+from mmcv.cnn import ConvModule
+from mmrazor.models.architectures.connectors import FBKDStudentConnector
 from mmrazor.models.architectures.connectors.base_connector import BaseConnector
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
@@ -110,3 +112,24 @@ def set_image_sizes(connector: nn.Module, images: Sequence[int], inputs: Sequenc
     for module in connector.modules():
         if isinstance(module, TokensToMap):
             module.set_image_sizes(images, inputs)
+
+
+@MODELS.register_module()
+class FBKDConvConnector(FBKDStudentConnector):
+    """mmrazor's ``FBKDStudentConnector`` behind a 1x1 convolution to the teacher's channels.
+
+    The same as a list of both connectors, in one dict, so that the levels of a ``LevelDistiller`` can differ in it.
+
+    Args:
+        student_channels: channels of the student's map.
+        in_channels: channels of the teacher's map.
+        **kwargs: further arguments of ``FBKDStudentConnector``.
+    """
+
+    def __init__(self, student_channels: int, in_channels: int, **kwargs: Any) -> None:
+        super().__init__(in_channels, **kwargs)
+        self.convolution = ConvModule(student_channels, in_channels, 1, act_cfg=None)
+
+    def forward_train(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Returns FBKD's masks, pooled maps and relations of the student's map (B, C, H, W)."""
+        return super().forward_train(self.convolution(x))

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Iterator, NamedTuple, Sequence
 
+import torch
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.model import BaseModel
+from mmengine.structures import InstanceData
+from mmrazor.registry import MODELS
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
+from cankd.openmmlab.algorithms.crosskd import check_heads
 from cankd.openmmlab.analysis.complexity import MultiplyAdds
 from cankd.openmmlab.compat import configs_folder
-from cankd.openmmlab.configs import is_distillation_config, read_config
+from cankd.openmmlab.configs import dataset_meta, is_distillation_config, read_config
 from cankd.openmmlab.inference import noise_batch
 from cankd.openmmlab.loading import build_model
 from cankd.openmmlab.own_data import GivenData
@@ -32,6 +40,7 @@ METHODS = {
     "cwd": ("methods/cwd_fpn.py", "methods/cwd_fpn.py"),
     "fgd": ("methods/fgd_fpn.py", "methods/fgd_fpn.py"),
     "acamkd": ("methods/acamkd_fpn.py", "methods/acamkd_backbone.py"),
+    "crosskd": ("methods/crosskd.py", "methods/crosskd.py"),
 }
 WIDTH = 120  # of a line of a written configuration
 RESIZING = ("cankd", "pkd")  # methods that compare maps of different height and width
@@ -70,7 +79,6 @@ class Side:
         model: the model, not initialised.
         shapes: what each of its modules returned; see :func:`~cankd.openmmlab.recording.module_shapes`.
         image: height and width of the image that it saw.
-        multiply_adds: number of multiply-adds up to the last map of backbone and neck.
         entry: what its package tells of it, or None for a file of one's own.
     """
 
@@ -79,7 +87,6 @@ class Side:
     model: BaseModel
     shapes: dict[str, dict[OutputIndex, tuple[int, ...]]]
     image: tuple[int, int]
-    multiply_adds: int
     entry: ZooModel | None
 
     @property
@@ -91,6 +98,20 @@ class Side:
     def parameters(self) -> int:
         """Number of the model's parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @functools.cached_property
+    def multiply_adds(self) -> int | None:
+        """Multiply-adds of a forward pass for the image, up to the raw predictions; None if the model has no such pass.
+
+        Those of custom operators (deformable convolutions) cannot be counted.
+        """
+        data = self.model.data_preprocessor(noise_batch(self.cfg, self.image), False)
+        try:
+            with torch.no_grad(), MultiplyAdds() as counter:
+                self.model(**data, mode="tensor")
+        except Exception:  # of any kind: few models of the packages are tried in this mode
+            return None
+        return counter.total
 
     @property
     def classes(self) -> int | None:
@@ -107,13 +128,18 @@ class Side:
         ]
 
 
-def load_side(config: str, own_data: dict[str, Any] | None = None) -> Side:
+def load_side(
+    config: str, own_data: dict[str, Any] | None = None, *, cfg: Config | None = None, outline: bool = False
+) -> Side:
     """Builds the model of a configuration and has it extract the features of one image.
 
     Args:
         config: path or ``package::path`` of a configuration of a single model.
         own_data: data that are laid over the configuration; see :class:`~cankd.openmmlab.own_data.OwnData`. Defaults
             to none.
+        cfg: what that file says, where it has been read. Defaults to None: it is read.
+        outline: whether the model is only asked for shapes and numbers. It is built without memory for its weights
+            then, in a fraction of the time, if its code allows that. Defaults to False.
 
     Returns:
         The model and the shapes of its maps.
@@ -122,37 +148,58 @@ def load_side(config: str, own_data: dict[str, Any] | None = None) -> Side:
         ValueError: if the configuration is a distillation's, a tracker's or that of a model that reads text, or if the
             model cannot be built or run here.
     """
-    cfg = read_config(config, {"own_data": own_data} if own_data else None)
+    if cfg is None:
+        cfg = read_config(config, {"own_data": own_data} if own_data else None)
     if is_distillation_config(cfg):
         raise ValueError(f"{config}: got a distillation, expected the configuration of a single model.")
     if "language_model" in cfg.model or "text_encoder" in cfg.model:
         raise ValueError(f"{config}: got a model that reads text, expected one that takes images alone.")
     if "detector" in cfg.model or "tracker" in cfg.model:
         raise ValueError(f"{config}: got a tracker or a detector inside another model, expected a plain model.")
+    if outline:
+        with contextlib.suppress(Exception), weightless():  # some operators cannot run without values
+            model = build_model(cfg)
+            shapes = module_shapes(model, {"inputs": torch.empty(1, 3, *IMAGE)}, whole=False)
+            return Side(config, cfg, model, shapes, IMAGE, zoo_model(config))
     try:
         model = build_model(cfg)
     except Exception as error:
         raise ValueError(f"{config}: the model cannot be built here. {_short(error)}") from error
-    shapes, image, cost = _features(config, cfg, model)
-    return Side(config, cfg, model, shapes, image, cost, zoo_model(config))
+    shapes, image = _features(config, cfg, model)
+    return Side(config, cfg, model, shapes, image, zoo_model(config))
 
 
-def _features(config: str, cfg: Config, model: BaseModel) -> tuple[dict, tuple[int, int], int]:
+class _NumbersOnCPU(TorchFunctionMode):
+    """Computes on the CPU what models read as numbers: the rates of their stochastic depth."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Runs one function of torch."""
+        device = {"device": "cpu"} if func is torch.linspace else {}
+        return func(*args, **{**device, **(kwargs or {})})
+
+
+@contextlib.contextmanager
+def weightless() -> Iterator[None]:
+    """Builds and runs models without memory and values inside the block."""
+    with torch.device("meta"), _NumbersOnCPU():
+        yield
+
+
+def _features(config: str, cfg: Config, model: BaseModel) -> tuple[dict, tuple[int, int]]:
     """Extracts the features of one image, of the size that the model is trained with if it takes no other."""
     trained = getattr(model.data_preprocessor, "size", None)
     sizes = [IMAGE, trained] if trained else [IMAGE]
     for size in sizes:
         try:
             data = model.data_preprocessor(noise_batch(cfg, size), False)
-            with MultiplyAdds() as counter:
-                shapes = module_shapes(model, data, whole=False)
+            shapes = module_shapes(model, data, whole=False)
             break
         except Exception as error:
             if size is sizes[-1]:
                 raise ValueError(
                     f"{config}: the model cannot extract the features of an image here. {_short(error)}"
                 ) from error
-    return shapes, tuple(data["inputs"].shape[-2:]), counter.total
+    return shapes, tuple(data["inputs"].shape[-2:])
 
 
 def _short(error: BaseException) -> str:
@@ -286,7 +333,31 @@ def _template(method: str, source: str) -> dict[str, Any]:
         file = "methods/cwd_logits.py"
     else:
         file = METHODS[method][source.split(".")[0] != "neck"]
-    return Config.fromfile(configs_folder() / "_base_" / file).model.distiller.to_dict()
+    return _base(file).model.distiller.to_dict()
+
+
+def _base(file: str) -> Config:
+    return Config.fromfile(configs_folder() / "_base_" / file)
+
+
+def crosskd_config(student: Side, teacher: Side) -> dict[str, Any]:
+    """Makes the configuration of CrossKD's distiller, which is empty: CrossKD compares predictions.
+
+    Args:
+        student: student that was built.
+        teacher: teacher that was built.
+
+    Returns:
+        The configuration of the distiller.
+
+    Raises:
+        ValueError: if the teacher's head cannot continue from the student's.
+    """
+    try:
+        check_heads(student.model, teacher.model)
+    except TypeError as error:
+        raise ValueError(f"--method: {error}") from error
+    return _base(METHODS["crosskd"][0]).model.distiller.to_dict()
 
 
 def distiller_config(method: str, pairing: Pairing, classes: int | None = None) -> dict[str, Any]:
@@ -347,11 +418,13 @@ def _level_config(template: dict[str, Any], pair: Pair, needs_convolution: bool,
         return dict(loss=loss, connector={**own, "student_channels": student, "teacher_channels": teacher})
     if "teacher_connector" in template:  # FBKD
         own, theirs = template["student_connector"], template["teacher_connector"]
-        changes = {"in_channels": teacher, **_pooling(template, 8 if needs_convolution else pair.student.stride)}
-        relations = {**_without_mode(own[-1] if isinstance(own, list) else own), **changes}
+        changes = {"in_channels": teacher, **_pooling(template, pair.student.stride)}
+        relations = _without_mode(own[-1] if isinstance(own, list) else own)
+        if needs_convolution:
+            relations.update(type="FBKDConvConnector", student_channels=student)
         return dict(
             loss=loss,
-            student_connector=[convolution, relations] if needs_convolution else relations,
+            student_connector={**relations, **changes},
             teacher_connector={**_without_mode(theirs), **changes},
         )
     return dict(loss=loss, connector=convolution) if needs_convolution else dict(loss=loss)
@@ -363,18 +436,43 @@ def _without_mode(connector: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pooling(template: dict[str, Any], stride: int) -> dict[str, Any]:
-    """Returns how FBKD's attention is reduced on maps of a stride; its levels 0 and 1 were published for 4 and 8.
-
-    Behind a convolution all levels are reduced like stride 8, because a list of connectors cannot be merged.
-    """
+    """Returns how FBKD's attention is reduced on maps of a stride; its levels 0 and 1 were published for 4 and 8."""
     return template.get("connectors", {}).get({4: "Student0", 8: "Student1"}.get(stride, ""), {})
 
 
-def _difference(common: Any, config: Any) -> Any:
+def _difference(common: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """Returns what has to be merged into the levels' common configuration to have that of one level."""
-    if not isinstance(config, dict):  # a list replaces the other
-        return config
     return {key: value for key, value in config.items() if key not in common or common[key] != value}
+
+
+def loss_costs(distiller: dict[str, Any], pairing: Pairing) -> list[int | None]:
+    """Counts what comparing each pair of maps costs, for one image.
+
+    Args:
+        distiller: configuration of a distiller, from :func:`distiller_config`.
+        pairing: the maps that it compares.
+
+    Returns:
+        For each pair the multiply-adds of a forward pass of its loss and connectors; None if they take no map as small.
+    """
+    built = MODELS.build(distiller).eval()
+    costs: list[int | None] = []
+    for pair, (name, inputs) in zip(pairing.pairs, built.loss_forward_mappings.items()):
+        size = pair.student.size
+        sample = DetDataSample(metainfo=dict(img_shape=size))
+        sample.gt_instances = InstanceData(bboxes=torch.tensor([[0.0, 0.0, size[1], size[0]]]))
+        arguments: dict[str, Any] = {"data_samples": [sample]} if "data_samples" in inputs else {}
+        with torch.no_grad(), MultiplyAdds() as counter:
+            try:
+                for (argument, record), found in zip(inputs.items(), pair):
+                    feature = torch.rand(1, found.channels, *found.size)
+                    connector = record.get("connector")
+                    arguments[argument] = built.connectors[connector](feature) if connector else feature
+                built.distill_losses[name](**arguments)
+                costs.append(counter.total)
+            except RuntimeError:  # FBKD pools the map
+                costs.append(None)
+    return costs
 
 
 def config_text(
@@ -413,10 +511,11 @@ def config_text(
     modules = [
         name for side in (student, teacher) for name in (side.cfg.get("custom_imports") or {}).get("imports", [])
     ]
+    base_file = _base(METHODS[method][0])
     model: dict[str, Any] = dict(
         _delete_=True,
         _scope_="mmrazor",
-        type="PartialTeacherDistill",
+        type=base_file.model.type,
         architecture=architecture,
         teacher=dict(type="StockModel", cfg=teacher.config),
         teacher_ckpt=teacher_ckpt,
@@ -430,13 +529,16 @@ def config_text(
         **_recipe(student.config, data, out),
         custom_imports=dict(imports=list(dict.fromkeys([*modules, "cankd.openmmlab"]))),
         model=model,
-        find_unused_parameters=True,
         default_hooks=dict(checkpoint=dict(type="DistillCheckpointHook")),
         **changes,
     )
+    if base_file.get("find_unused_parameters") and not _recomputes(student.model):
+        values["find_unused_parameters"] = True
+    if measured_alike(student.cfg, teacher.cfg):
+        values["val_cfg"] = dict(type="DistillValLoop")
     lines = [f"# {method}: {student.name} ({accuracy_text(student.entry)})"]
     lines += [f"# learns from {teacher.name} ({accuracy_text(teacher.entry)})."]
-    lines += [f"{key} = {python_code(value)}" for key, value in values.items()]
+    lines += [f"{key} = {python_code(value, taken=len(key) + 3)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -452,7 +554,7 @@ def training_text(student: Side, data: GivenData, out: Path) -> str:
         The text.
     """
     lines = [f"# {student.name} ({accuracy_text(student.entry)}) on other data."]
-    lines += [f"{key} = {python_code(value)}" for key, value in _recipe(student.config, data, out).items()]
+    lines += [f"{key} = {pythonpython_code(value)}" for key, value in _recipe(student.config, data, out).items()]
     return "\n".join(lines) + "\n"
 
 
@@ -466,22 +568,55 @@ def _recipe(config: str, data: GivenData | None, out: Path) -> dict[str, Any]:
     return values
 
 
-def python_code(value: Any, indent: int = 0) -> str:
-    """Writes a value as Python code: short ones on one line, of others each dict and list on lines of its own.
+def _recomputes(model: nn.Module) -> bool:
+    """Returns whether a model computes activations anew in its backward pass.
+
+    With ``find_unused_parameters``, which a distillation that is stopped needs, several processes fail then: torch
+    finds the same parameter ready twice.
+    """
+    options = ("with_cp", "use_checkpoint", "num_cp")
+    return any(getattr(module, option, False) for module in model.modules() for option in options)
+
+
+def measured_alike(student: Config, teacher: Config) -> bool:
+    """Returns whether the student's validation can evaluate the teacher, too: same classes, all metrics."""
+    loop = student.get("val_cfg")
+    if loop is None or loop.get("type", "ValLoop") != "ValLoop":
+        return False
+    student_classes, teacher_classes = (dataset_meta(cfg).get("classes") for cfg in (student, teacher))
+    return student_classes == teacher_classes and _metrics(student) <= _metrics(teacher)
+
+
+def _metrics(cfg: Config) -> set[tuple[str, Any]]:
+    """Returns the metrics that a configuration's validation computes, by the type of their evaluator."""
+    evaluators = cfg.get("val_evaluator") or []
+    found: set[tuple[str, Any]] = set()
+    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        names = evaluator.get("metric") or evaluator.get("iou_metrics") or evaluator.get("topk")
+        names = names if isinstance(names, (list, tuple)) else [names]
+        found.update((str(evaluator.type), name) for name in names)
+    return found
+
+
+def python_code(value: Any, indent: int = 0, taken: int = 0) -> str:
+    """Writes a value as Python code: short ones on one line, of others each long dict and list on lines of its own.
 
     Args:
-        value: value of a configuration.
-        indent: blanks before the line that it begins on. Defaults to 0.
+        value: value to write.
+        indent: blanks at the beginning of its lines. Defaults to 0.
+        taken: characters before it on its first line. Defaults to 0.
     """
     line = _line(value)
-    if not isinstance(value, (dict, list)) or indent + len(line) < WIDTH:
+    if not isinstance(value, (dict, list)) or indent + taken + len(line) < WIDTH:
         return line
     opening, closing = ("dict(", ")") if isinstance(value, dict) else ("[", "]")
     lines = [""]
     for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-        item = (f"{key}=" if isinstance(value, dict) else "") + python_code(part, indent + 4) + ","
-        joins = not isinstance(part, (dict, list)) and lines[-1] and indent + len(lines[-1] + item) < WIDTH - 5
-        if joins and not lines[-1].endswith(("),", "],")):
+        name = f"{key}=" if isinstance(value, dict) else ""
+        item = f"{name}{python_code(part, indent + 4, len(name))},"
+        is_short = not isinstance(part, (dict, list)) or len(item) <= WIDTH // 2
+        fits = "\n" not in lines[-1] + item and indent + len(lines[-1] + item) < WIDTH - 5
+        if lines[-1] and is_short and fits:
             lines[-1] += f" {item}"
         else:
             lines.append(item)

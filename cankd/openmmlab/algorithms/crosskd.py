@@ -154,6 +154,56 @@ ADAPTERS: dict[type, HeadAdapter] = {
 }
 
 
+def check_heads(student: Any, teacher: Any, start: int | None = None) -> tuple[HeadAdapter, int]:
+    """Checks that the teacher's head can continue where the student's stops.
+
+    Args:
+        student: detector with a ``bbox_head``.
+        teacher: detector with a ``bbox_head``.
+        start: i, the number of the student's own convolutions in each tower. Defaults to the published one.
+
+    Returns:
+        What CrossKD uses of the heads, and i.
+
+    Raises:
+        TypeError: for a head that is not supported.
+        ValueError: if the heads do not fit.
+    """
+    heads: list[Any] = [getattr(model, "bbox_head", None) for model in (student, teacher)]
+    own, theirs = heads
+    for side, head in zip(("student", "teacher"), heads):
+        if type(head) not in ADAPTERS:
+            supported = ", ".join(cls.__name__ for cls in ADAPTERS)
+            raise TypeError(
+                f"CrossKD: got a {side} whose bbox_head is {type(head).__name__}, expected one of {supported}. "
+                "Choose another detector or another method."
+            )
+    if type(own) is not type(theirs):
+        raise TypeError(
+            f"CrossKD: got a {type(own).__name__} under a {type(theirs).__name__}, expected heads of one class: the "
+            "teacher's goes on where the student's stops."
+        )
+    adapter = ADAPTERS[type(own)]
+    start = adapter.start if start is None else start
+    convolutions = min(head.stacked_convs for head in heads)
+    if not isinstance(start, int) or not 0 <= start <= convolutions:
+        raise ValueError(f"start: got {start!r}, expected 0 to {convolutions}, the towers' convolutions.")
+    for name, values in {
+        "channels at the place where the teacher's head is entered": [
+            head.feat_channels if start else head.in_channels for head in heads
+        ],
+        "num_base_priors": [head.num_base_priors for head in heads],
+        "classes": [head.cls_out_channels for head in heads],
+        "strides": [head.prior_generator.strides for head in heads],
+    }.items():
+        if values[0] != values[1]:
+            raise ValueError(
+                f"CrossKD: got {name} {values[0]} (student) and {values[1]} (teacher), expected equal ones. "
+                "Change the student's bbox_head, or choose another teacher."
+            )
+    return adapter, start
+
+
 class _Entry(nn.Module):
     """Replaces a tower's first convolutions and returns one map after the other."""
 
@@ -240,9 +290,7 @@ class CrossKD(TeacherDistill):
             raise ValueError(
                 "CrossKD: got teacher_trainable=True, expected False: its head must stay frozen. Leave it out."
             )
-        self.adapter = self._adapter()
-        self.start = self.adapter.start if start is None else start
-        self._check_heads()
+        self.adapter, self.start = check_heads(self.student, self.teacher, start)
         given = {"cls": cls_weight, "reg": reg_weight, "centerness": centerness_weight}
         self.weights = {
             name: published if given[name] is None else given[name] for name, published in self.adapter.weights.items()
@@ -251,41 +299,6 @@ class CrossKD(TeacherDistill):
             for tower in TOWERS:
                 # In place, it would change the recorded map.
                 getattr(head, tower)[self.start - 1].activate.inplace = False
-
-    def _adapter(self) -> HeadAdapter:
-        heads = {side: getattr(getattr(self, side), "bbox_head", None) for side in ("student", "teacher")}
-        for side, head in heads.items():
-            if type(head) not in ADAPTERS:
-                supported = ", ".join(cls.__name__ for cls in ADAPTERS)
-                raise TypeError(
-                    f"CrossKD: got a {side} whose bbox_head is {type(head).__name__}, expected one of {supported}. "
-                    "Choose another detector or another method."
-                )
-        if type(heads["student"]) is not type(heads["teacher"]):
-            raise TypeError(
-                f"CrossKD: got a {type(heads['student']).__name__} under a {type(heads['teacher']).__name__}, expected "
-                "heads of one class: the teacher's goes on where the student's stops."
-            )
-        return ADAPTERS[type(heads["student"])]
-
-    def _check_heads(self) -> None:
-        student, teacher = self.student.bbox_head, self.teacher.bbox_head
-        convolutions = min(student.stacked_convs, teacher.stacked_convs)
-        if not isinstance(self.start, int) or not 0 <= self.start <= convolutions:
-            raise ValueError(f"start: got {self.start!r}, expected 0 to {convolutions}, the towers' convolutions.")
-        for name, values in {
-            "channels at the place where the teacher's head is entered": [
-                head.feat_channels if self.start else head.in_channels for head in (student, teacher)
-            ],
-            "num_base_priors": [head.num_base_priors for head in (student, teacher)],
-            "classes": [head.cls_out_channels for head in (student, teacher)],
-            "strides": [head.prior_generator.strides for head in (student, teacher)],
-        }.items():
-            if values[0] != values[1]:
-                raise ValueError(
-                    f"CrossKD: got {name} {values[0]} (student) and {values[1]} (teacher), expected equal ones. "
-                    "Change the student's bbox_head."
-                )
 
     def loss(self, batch_inputs: Tensor, data_samples: list[Any] | None = None) -> dict[str, Tensor]:
         """Computes the losses of the student, of the cross-head predictions and of the distiller.

@@ -3,22 +3,22 @@
 python tools/find_teacher.py STUDENT [--task TASK] [--dataset NAME] [--max-params M] [--limit N]
 
 STUDENT is a name from the zoo (rtmdet-t, the beginning of one name), mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py, or a
-configuration file of your own. Listed are models of the same package that are more accurate on the same data set and
-have a checkpoint. Whether their maps can be paired with the student's, tools/make_config.py finds out.
+configuration file of your own. Listed are models of the same package that are more accurate on the same data set, have
+a checkpoint and return maps that tools/make_config.py can pair with the student's.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import Any, Sequence
-
-import torch
-from mmengine.config import Config
+import itertools
+import math
+from typing import Sequence
 
 from cankd.openmmlab.commands.running import tool_errors
-from cankd.openmmlab.configs import read_config, repo_of
-from cankd.openmmlab.loading import build_model
-from cankd.openmmlab.zoo import ZooModel, find_config, rivals, zoo_model
+from cankd.openmmlab.configs import repo_of
+from cankd.openmmlab.pairing import load_side
+from cankd.openmmlab.teachers import find_teachers
+from cankd.openmmlab.zoo import ZooModel, find_config
 from cankd.utils.command_line import at_least, command_parser, table
 
 # Task -> its metric, and the data set that is compared on for a student without a published accuracy.
@@ -30,7 +30,7 @@ TASKS = {
     "classification": ("top-1", "ImageNet-1k"),
 }
 OF_PACKAGE = {"mmdet": "detection", "mmseg": "segmentation"}
-HEADER = ["teacher", "", "ahead by", "M parameters", "preprocessor", "checkpoint"]
+HEADER = ["teacher", "", "ahead by", "M parameters", "common strides", "preprocessor", "checkpoint"]
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,23 +41,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-params", type=float, metavar="M", help="millions of parameters of the largest teacher")
     parser.add_argument("--limit", type=at_least(1), default=10, help="number of teachers; default 10")
     return parser.parse_args(argv)
-
-
-def preprocessing(cfg: Config) -> tuple[Any, ...]:
-    """Returns how a configuration's images are normalised: mean, standard deviation and order of the colours."""
-    found = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
-    values = (list(map(float, found.get(key) or [])) for key in ("mean", "std"))
-    return (*values, bool(found.get("bgr_to_rgb") or found.get("to_rgb")))
-
-
-def parameters_of(cfg: Config) -> float:
-    """Returns the number of a model's parameters in millions, without the memory for them where possible."""
-    try:
-        with torch.device("meta"):
-            model = build_model(cfg)
-    except Exception:  # some constructors compute with values
-        model = build_model(cfg)
-    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
 
 
 def benchmark_of(student: ZooModel, task: str | None, dataset: str | None) -> tuple[str, str]:
@@ -74,32 +57,24 @@ def benchmark_of(student: ZooModel, task: str | None, dataset: str | None) -> tu
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     config = find_config(args.student)
-    own = read_config(config)
-    student = zoo_model(config) or ZooModel(config, f"{repo_of(own)}::", (), None, {}, None, None)
+    own = load_side(config, outline=True)
+    student = own.entry or ZooModel(config, f"{repo_of(own.cfg)}::", (), None, {}, None, None)
     benchmark = benchmark_of(student, args.task, args.dataset)
     accuracy = student.accuracies.get(benchmark)
-    rows: list[list[str]] = []
-    for teacher in rivals(student, benchmark):
-        if len(rows) == args.limit:
-            break
-        parameters = (teacher.parameters or 0) / 1e6
-        if args.max_params and parameters > args.max_params:
-            continue
-        cfg = read_config(teacher.config)
-        if "language_model" in cfg.model:
-            continue
-        parameters = parameters or parameters_of(cfg)
-        if args.max_params and parameters > args.max_params:
-            continue
-        value = teacher.accuracies[benchmark]
+    rows = []
+    most = args.max_params * 1e6 if args.max_params else math.inf
+    for teacher in itertools.islice(find_teachers(own, student, benchmark, most), args.limit):
+        value = teacher.model.accuracies[benchmark]
         ahead = "?" if accuracy is None else f"{value - accuracy:+.1f}"
-        same = "same" if preprocessing(cfg) == preprocessing(own) else "other"
-        rows.append([teacher.config, f"{value:g}", ahead, f"{parameters:.1f}", same, str(teacher.checkpoint)])
+        strides = ", ".join(map(str, teacher.strides)) or "none"
+        preprocessor = "same" if teacher.same_preprocessor else "other"
+        cells = [f"{value:g}", ahead, f"{teacher.parameters / 1e6:.1f}", strides, preprocessor]
+        rows.append([teacher.model.config, *cells, str(teacher.model.checkpoint)])
     if not rows:
         raise ValueError(
             f"got {args.student}, which no published model beats in {benchmark[1]} on {benchmark[0]} within "
             "the limits. Choose another --dataset, --task or --max-params."
         )
     published = "unknown" if accuracy is None else f"{accuracy:g}"
-    print(f"{config}: {benchmark[1]} on {benchmark[0]} {published}, {parameters_of(own):.1f} M parameters\n")
+    print(f"{config}: {benchmark[1]} on {benchmark[0]} {published}, {own.parameters / 1e6:.1f} M parameters\n")
     print(table([HEADER[0], benchmark[1], *HEADER[2:]], rows))

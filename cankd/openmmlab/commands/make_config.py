@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any, Sequence
 
+from cankd.openmmlab.algorithms.crosskd import check_heads
 from cankd.openmmlab.checkpoint_files import local_file
 from cankd.openmmlab.commands.running import tool_errors
 from cankd.openmmlab.configs import dataset_meta, read_config
@@ -33,13 +34,15 @@ from cankd.openmmlab.pairing import (
     Side,
     accuracy_text,
     config_text,
+    crosskd_config,
     distiller_config,
     load_side,
+    loss_costs,
     pair_maps,
     training_text,
 )
 from cankd.openmmlab.zoo import find_config, zoo_model
-from cankd.utils.command_line import command_parser, table
+from cankd.utils.command_line import command_parser, figure, table
 from cankd.utils.files import write_text
 
 
@@ -70,6 +73,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--data, --data-root: got both, expected one of them")
     if args.teacher is None and not (args.data or args.data_root):
         parser.error("got no teacher, expected one; a student alone can be trained on --data or --data-root")
+    if args.method == "crosskd" and (args.source or args.levels):
+        parser.error("--source, --levels: got them with crosskd, which compares predictions; leave them out")
     return args
 
 
@@ -117,7 +122,7 @@ def print_models(student: Side, teacher: Side) -> None:
             side.config,
             accuracy_text(side.entry),
             f"{side.parameters / 1e6:.1f}",
-            f"{side.multiply_adds / 1e9:.2f}",
+            figure(side.multiply_adds and side.multiply_adds / 1e9, 2),
         ]
         for role, side in (("student", student), ("teacher", teacher))
     ]
@@ -125,9 +130,9 @@ def print_models(student: Side, teacher: Side) -> None:
     print(table(["", "configuration", "accuracy", "M parameters", f"G multiply-adds, {height} x {width}"], rows))
 
 
-def print_pairs(pairing: Pairing, method: str) -> None:
+def print_pairs(pairing: Pairing, costs: Sequence[int | None]) -> None:
     rows = []
-    for one, other in pairing.pairs:
+    for (one, other), cost in zip(pairing.pairs, costs):
         connector = "-" if one.channels == other.channels else f"1x1, {one.channels} to {other.channels}"
         stride = f"{one.stride}" if one.stride == other.stride else f"{one.stride} to {other.stride}"
         places = [
@@ -137,9 +142,19 @@ def print_pairs(pairing: Pairing, method: str) -> None:
         positions = f"{one.height} x {one.width}"
         if (one.height, one.width) != (other.height, other.width):
             positions += f" to {other.height} x {other.width}"
-        rows.append([*places, stride, str(one.channels), str(other.channels), connector, positions])
+        channels = [str(found.channels) for found in (one, other)]
+        rows.append([*places, stride, *channels, connector, positions, figure(cost and cost / 1e9, 3)])
     header = ["student", "teacher", "stride", "student's channels", "teacher's", "connector", "positions"]
-    print(table(header, rows))
+    print(table([*header, "G of the loss"], rows))
+
+
+def print_heads(student: Side, teacher: Side) -> None:
+    adapter, start = check_heads(student.model, teacher.model)
+    head: Any = student.model.bbox_head
+    strides = ", ".join(str(stride[0]) for stride in head.prior_generator.strides)
+    losses = ", ".join(f"{name} {weight:g}" for name, weight in adapter.weights.items())
+    row = [type(head).__name__, f"{start} of {head.stacked_convs}", str(head.num_classes), strides, losses]
+    print(table(["head", "student's convolutions", "classes", "strides", "weights of the losses"], [row]))
 
 
 def print_next(student: Side, out: Path, is_distillation: bool = True) -> None:
@@ -178,12 +193,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{teacher_ckpt} has other classes than the data: only the teacher's backbone and neck are used.\n")
     lays_over = is_learned and "own_data" not in read_config(teacher_config, expand=False)
     teacher = load_side(teacher_config, own_data if lays_over else None)
-    pairing = pair_maps(student, teacher, args.method, args.source, args.levels)
-    distiller = distiller_config(args.method, pairing, student.classes)
+    if args.method == "crosskd":
+        pairing, distiller = None, crosskd_config(student, teacher)
+    else:
+        pairing = pair_maps(student, teacher, args.method, args.source, args.levels)
+        distiller = distiller_config(args.method, pairing, student.classes)
     teacher_classes = len(own_data["classes"]) if lays_over else None
     text = config_text(student, teacher, teacher_ckpt, args.method, distiller, args.out, given, teacher_classes)
     write_text(args.out, text)
     print_models(student, teacher)
     print()
-    print_pairs(pairing, args.method)
+    if pairing:
+        print_pairs(pairing, loss_costs(distiller, pairing))
+    else:
+        print_heads(student, teacher)
     print_next(student, args.out)

@@ -17,6 +17,7 @@ from torch import distributed, nn
 from cankd.openmmlab.checkpoint import Checkpoint
 from cankd.openmmlab.checkpoint_files import keep_what_is_read, release_what_was_read
 from cankd.openmmlab.configs import is_distillation_config
+from cankd.openmmlab.engine.optimizers import build_layered_optimizer, is_of_a_library, names_layers
 from cankd.openmmlab.engine.resuming import find_checkpoint
 from cankd.openmmlab.loading import build_model
 
@@ -51,9 +52,8 @@ class _StudentsRunner:
 
 
 def _is_of_a_recipe(hook: Hook) -> bool:
-    """Returns whether a hook is mmdet's, mmseg's or mmpretrain's, and no average of weights, which is of all parts."""
-    packages = {cls.__module__.split(".")[0] for cls in type(hook).__mro__}
-    return not isinstance(hook, EMAHook) and bool(packages & {"mmdet", "mmseg", "mmpretrain", "mmcls"})
+    """Returns whether a hook is a library's, and no average of weights, which is of all parts."""
+    return not isinstance(hook, EMAHook) and is_of_a_library(type(hook))
 
 
 @MODEL_WRAPPERS.register_module()
@@ -77,7 +77,8 @@ class Runner(mmengine.runner.Runner):
     each file once.
 
     In a distillation the hooks of mmdet, mmseg and mmpretrain get the student as ``runner.model``: they are part of the
-    student's own recipe and reach for its modules, as YOLOX's switch to its last epochs does.
+    student's own recipe and reach for its modules, as YOLOX's switch to its last epochs does. So do their constructors
+    of optimizers, which give each layer a learning rate by its name; what else is trained has the optimizer's own.
     """
 
     # Private: mmengine has no public attribute for the checkpoint that a run resumes from.
@@ -113,6 +114,13 @@ class Runner(mmengine.runner.Runner):
         if (HOOKS.get(kind) if isinstance(kind, str) else kind) is CheckpointHook:
             hook = {**hook, "type": "ResumableCheckpointHook"}
         super().register_hook(hook, priority)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Makes the optimizer; one with layer-wise learning rates by :func:`build_layered_optimizer`."""
+        algorithm = unwrapped(self.model)
+        if isinstance(algorithm, SingleTeacherDistill) and names_layers(optim_wrapper):
+            return build_layered_optimizer(algorithm, optim_wrapper)
+        return super().build_optim_wrapper(optim_wrapper)
 
     def train(self) -> nn.Module:
         """Trains; a run that resumes first finds its checkpoint, and takes over the seed that orders its data.

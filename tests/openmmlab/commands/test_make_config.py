@@ -11,17 +11,21 @@ import torch
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 
+from cankd.openmmlab.analysis.complexity import loss_costs, model_cost
 from cankd.openmmlab.configs import in_scope, read_config
 from cankd.openmmlab.engine import Runner
 from cankd.openmmlab.engine.config_checks import check_distiller
 from cankd.openmmlab.loading import load_model
+from cankd.openmmlab.pairing import measured_alike
+from cankd.openmmlab.zoo import find_config
 from tests.configs.stock_models import without_scopes
 from tests.conftest import ROOT
 from tests.in_process import call_tool
-from tests.train_recipe import random_weights
+from tests.train_recipe import overlay, random_weights
 
 PSPNET = "pspnet_{}-d8_4xb2-80k_cityscapes-512x1024"
 RETINANET = "retinanet_{}_fpn_1x_coco"
+STOCK = "retinanet/retinanet_r18_fpn_1x_coco.py"
 
 
 def _make(tmp_path: Path, *arguments: Any) -> tuple[Config, str]:
@@ -58,6 +62,12 @@ def test_a_pair_of_one_family(tmp_path):
     assert cfg.default_hooks.checkpoint.type == "DistillCheckpointHook"
     assert re.search(r"student +mmdet::retinanet/retinanet_r18_fpn_1x_coco.py +box AP 31.7 on COCO +21.4", printed)
     assert re.search(r"neck\[3\] +neck\[3\] +64 +256 +256 +- +4 x 4", printed)
+    # A student's cost is what the tool for models counts, a loss's what the table of losses counts.
+    cost = model_cost(stock, (256, 256)).printed[0]
+    assert re.search(rf"COCO +21.4 +{cost / 1e9:.2f}\n", printed)
+    own = loss_costs((1, 256, 32, 32))["CanKD, linear order"].counted
+    assert re.search(rf"neck\[0\] +neck\[0\] +8 +256 +256 +- +32 x 32 +{own / 1e9:.3f}\n", printed)
+    assert cfg.val_cfg.type == "DistillValLoop"
     out = tmp_path / "my_config.py"
     commands = f"python tools/train.py {out}\n  python tools/model_converters/convert_kd_ckpt_to_student.py work_dirs/"
     assert f"{commands}my_config/epoch_12.pth" in printed
@@ -96,10 +106,75 @@ def test_segmenters_compare_their_backbones_last_maps(tmp_path):
 
 @pytest.mark.parametrize("method", ["l2", "pkd", "cwd", "mgd", "fbkd", "fgd", "acamkd"])
 def test_every_method_takes_the_pair(method, tmp_path):
-    cfg, _ = _make(tmp_path, "rtmdet-t", "rtmdet-s", "--method", method)
+    cfg, printed = _make(tmp_path, "rtmdet-t", "rtmdet-s", "--method", method)
+    costs = [float(line.split()[-1]) for line in printed.splitlines() if line.startswith("neck[")]
+    assert costs == sorted(costs, reverse=True) and costs[0] > costs[-1] > 0  # of the connectors at least
     published = Config.fromfile(ROOT / f"configs/_base_/methods/{method}_fpn.py").model.distiller.loss
     for loss in cfg.model.distiller.distill_losses.values():
         assert dict(loss) == ({**published, "in_channels": 128} if "in_channels" in published else dict(published))
+
+
+def test_fbkd_takes_five_levels_of_other_channels(tmp_path):
+    narrow = tmp_path / "narrow.py"
+    narrow.write_text(
+        f"_base_ = 'mmdet::{STOCK}'\n"
+        "model = dict(neck=dict(out_channels=64), bbox_head=dict(in_channels=64, feat_channels=64))\n"
+    )
+    levels = ("--method", "fbkd", "--levels", 0, 1, 2, 3, 4)
+    cfg, _ = _make(tmp_path, narrow, RETINANET.format("r18"), *levels)
+    connectors = cfg.model.distiller.connectors
+    assert len(connectors) == 10 and connectors.Student0.maxpool_stride == connectors.Teacher0.maxpool_stride == 4
+    assert all(connectors[f"Student{level}"].student_channels == 64 for level in range(5))
+    channels = (64, 128, 256, 512)
+    done = call_tool("make_config.py", narrow, RETINANET.format("r50"), "--method", "fbkd", "--source", "backbone",
+                     "--levels", 0, 1, 2, 3, "--out", tmp_path / "backbone.py")  # fmt: skip
+    connectors = read_config(tmp_path / "backbone.py").model.distiller.connectors
+    for level, student in enumerate(channels):
+        connector = connectors[f"Student{level}"]
+        assert (connector.student_channels, connector.in_channels) == (student, 4 * student)
+        assert connectors[f"Teacher{level}"].in_channels == 4 * student
+    assert "backbone[3]" in done.stdout
+
+
+def test_crosskd_continues_in_a_head_that_fits(tmp_path):
+    cfg, printed = _make(tmp_path, "fcos_r50-caffe_fpn_gn-head_1x", "fcos_x101-64x4d", "--method", "crosskd")
+    assert cfg.model.type == "CrossKD" and cfg.model.distiller == {"type": "ConfigurableDistiller"}
+    assert re.search(r"FCOSHead +2 of 4 +80 +8, 16, 32, 64, 128 +cls 0.4, reg 0.75\n", printed)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ("faster-rcnn_r50_fpn_1x_coco", "got a teacher whose bbox_head is NoneType, expected one of GFLHead"),
+        ("atss_r50_fpn_1x_coco", "got a RetinaHead under a ATSSHead, expected heads of one class"),
+        ("retinanet_r50_fpn_32xb2-1x_openimages", "got classes 80 (student) and 601 (teacher), expected equal ones"),
+    ],
+)
+def test_crosskd_refuses_other_heads_in_one_line(teacher, message, tmp_path):
+    arguments = (RETINANET.format("r18"), teacher, "--method", "crosskd", "--out", tmp_path / "no.py")
+    done = call_tool("make_config.py", *arguments, check=False)
+    assert done.returncode and message in done.stdout and len(done.stdout.strip().splitlines()) == 1
+    done = call_tool("make_config.py", *arguments, "--source", "neck", check=False)
+    assert done.returncode == 2 and "crosskd, which compares predictions" in done.stdout
+
+
+def test_activations_are_computed_anew_without_a_search_for_unused_parameters(tmp_path):
+    student = tmp_path / "student.py"
+    for recomputes in (False, True):
+        text = f"_base_ = 'mmdet::{STOCK}'\nmodel = dict(backbone=dict(with_cp={recomputes}))\n"
+        student.write_text(text)
+        cfg, _ = _make(tmp_path, student, RETINANET.format("r18"))
+        assert cfg.get("find_unused_parameters", False) is not recomputes
+
+
+def test_a_teacher_is_evaluated_where_it_can_be():
+    """Not where it has other classes, or does not predict what the student is measured by."""
+    retinanet, mask_rcnn, openimages = (
+        read_config(find_config(name))
+        for name in (RETINANET.format("r18"), "mask-rcnn_r50_fpn_1x_coco", "retinanet_r50_fpn_32xb2-1x_openimages")
+    )
+    assert measured_alike(retinanet, retinanet) and measured_alike(retinanet, mask_rcnn)
+    assert not measured_alike(mask_rcnn, retinanet) and not measured_alike(retinanet, openimages)
 
 
 def test_a_pair_without_a_common_stride(tmp_path):
@@ -224,3 +299,22 @@ def test_yolox_crosses_the_switch_to_its_last_epochs(tmp_path, coco):
     resumed = _runner(tmp_path, coco, epochs=3, custom_hooks=hooks, resume=True)
     resumed.train()
     assert resumed.model.student.bbox_head.use_l1 and (tmp_path / "run/epoch_3.pth").is_file()
+
+
+@pytest.mark.slow
+def test_crosskd_trains_evaluates_both_resumes_and_converts(tmp_path, coco):
+    _make(tmp_path, RETINANET.format("r18"), "retinanet_pvtv2-b0", "--method", "crosskd")
+    cfg = overlay(tmp_path / "my_config.py", coco.parent, 128, tmp_path)
+    cfg.update(work_dir=str(tmp_path / "run"), custom_hooks=[])
+    for side in ("architecture", "teacher"):
+        cfg["model"][side]["test_cfg"] = dict(score_thr=0.0)  # with random weights nothing would be found
+    runner = Runner.from_cfg(Config(cfg))
+    runner.train()
+    losses = {name: runner.message_hub.get_scalar(f"train/crosskd.loss_{name}").current() for name in ("cls", "reg")}
+    assert all(0 < value < 1e4 for value in losses.values()), losses
+    for side in ("", "teacher."):
+        assert runner.message_hub.get_scalar(f"val/{side}coco/bbox_mAP").current() >= 0
+    cfg["train_cfg"]["max_epochs"] = 2
+    Runner.from_cfg(Config({**cfg, "resume": True})).train()
+    call_tool("model_converters/convert_kd_ckpt_to_student.py", tmp_path / "run/epoch_2.pth")
+    load_model(f"mmdet::{STOCK}", tmp_path / "run/epoch_2_student.pth")
