@@ -554,7 +554,7 @@ def training_text(student: Side, data: GivenData, out: Path) -> str:
         The text.
     """
     lines = [f"# {student.name} ({accuracy_text(student.entry)}) on other data."]
-    lines += [f"{key} = {pythonpython_code(value)}" for key, value in _recipe(student.config, data, out).items()]
+    lines += [f"{key} = {python_code(value)}" for key, value in _recipe(student.config, data, out).items()]
     return "\n".join(lines) + "\n"
 
 
