@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +18,13 @@ from tests.in_process import call_tool
 
 TEACHER = "rtmdet_s_8xb32-300e_coco"
 STUDENT = "rtmdet_tiny_8xb32-300e_coco"
+MASKS = """own_data = dict(
+    root="{root}",
+    classes=("a", "b", "c"),
+    train=dict(images="train/images", masks="train/masks"),
+    val=dict(images="val/images", masks="val/masks"),
+)
+"""
 OTHERS = "has other classes than the data: only the teacher's backbone and neck are used."
 
 
@@ -50,6 +60,7 @@ def test_a_published_teacher_gives_its_maps_alone(tmp_path, data):
     assert "num_classes" not in cfg.model.teacher and build_model(cfg).bbox_head.num_classes == 10
 
 
+@pytest.mark.slow
 def test_a_teacher_that_learned_the_classes(tmp_path, data, weights):
     checkpoint = _checkpoint(tmp_path, weights, tuple("0123456789"))
     printed = _make(tmp_path, STUDENT, TEACHER, "--data", data, "--teacher-ckpt", checkpoint)
@@ -61,6 +72,15 @@ def test_a_teacher_that_learned_the_classes(tmp_path, data, weights):
     assert OTHERS not in _make(tmp_path, STUDENT, tmp_path / "my_teacher.py", "--data", data, *later)
     cfg = read_config(tmp_path / "my_config.py")
     assert "num_classes" not in cfg.model.teacher and build_model(cfg, "teacher").bbox_head.num_classes == 10
+    # So does a student's, with what it changes.
+    call_tool("make_config.py", STUDENT, "--data", data, "--out", tmp_path / "my_student.py")
+    with open(tmp_path / "my_student.py", "a") as file:
+        file.write("model = dict(neck=dict(num_csp_blocks=2))\n")
+    _make(tmp_path, tmp_path / "my_student.py", tmp_path / "my_teacher.py", *later)
+    cfg = read_config(tmp_path / "my_config.py")
+    student = build_model(cfg)
+    assert student.bbox_head.num_classes == 10 and len(student.neck.top_down_blocks[0].blocks) == 2
+    assert cfg.val_cfg.type == "DistillValLoop" and cfg.val_dataloader.dataset.metainfo.classes == tuple("0123456789")
 
 
 @pytest.mark.parametrize("classes", [tuple("9876543210"), None])
@@ -70,6 +90,22 @@ def test_a_teacher_that_learned_others(classes, tmp_path, data, weights):
     checkpoint = _checkpoint(tmp_path, weights, classes)
     assert OTHERS in _make(tmp_path, STUDENT, TEACHER, "--data", data, "--teacher-ckpt", checkpoint)
     assert "num_classes" not in read_config(tmp_path / "my_config.py").model.teacher
+
+
+def test_crosskd_needs_a_teacher_with_the_classes(tmp_path, data):
+    printed = _make(tmp_path, STUDENT, TEACHER, "--data", data, "--method", "crosskd", check=False)
+    assert "got crosskd, which needs the classes of the data in the teacher's head" in printed
+
+
+def test_a_mask_for_each_class_of_the_data(tmp_path):
+    (tmp_path / "my_masks.py").write_text(MASKS.format(root=tmp_path))
+    for split, folder in itertools.product(("train", "val"), ("images", "masks")):
+        (tmp_path / split / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / split / folder / "0.png"), np.zeros((32, 32), np.uint8))
+    pair = [f"segformer_mit-{size}_8xb2-160k_ade20k-512x512" for size in ("b0", "b1")]
+    assert OTHERS in _make(tmp_path, *pair, "--data", tmp_path / "my_masks.py", "--method", "acamkd")
+    (loss,) = read_config(tmp_path / "my_config.py").model.distiller.distill_losses.values()
+    assert (loss.in_channels, loss.num_masks) == (512, 3)
 
 
 def test_data_in_a_folder_need_no_file(tmp_path, mini_data):
