@@ -100,7 +100,20 @@ def _values_and_sources(path: str, files: list[str]) -> tuple[Values, Sources]:
     bases = [_values_and_sources(base, files) for base in bases_of(file)]
     inherited = [*_stock_models(cfg, files), *bases]
     files.append(_name(file))
-    return values, {place: _source(place, value, inherited) or _name(file) for place, value in values.items()}
+    sources = {place: _source(place, value, inherited) or _name(file) for place, value in values.items()}
+    if "own_data" in cfg:
+        without = _flat(_expanded(Config({key: value for key, value in cfg.to_dict().items() if key != "own_data"})))
+        describes = _data_file(file, cfg.own_data)
+        sources.update({place: describes for place, value in values.items() if not _is(without, place, value)})
+    return values, sources
+
+
+def _data_file(file: Path, own_data: Any) -> str:
+    """Returns the name of the file that describes data of one's own: the deepest base that has the same."""
+    for base in bases_of(file):
+        if Path(base).is_file() and Config.fromfile(base).get("own_data") == own_data:
+            return _data_file(Path(base), own_data)
+    return _name(file)
 
 
 def _source(place: Place, value: Any, inherited: list[tuple[Values, Sources]]) -> str | None:

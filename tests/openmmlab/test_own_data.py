@@ -12,6 +12,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
+from cankd.openmmlab.config_sources import resolve
 from cankd.openmmlab.configs import expand_config, in_scope, read_config
 from cankd.openmmlab.loading import build_model
 from cankd.openmmlab.own_data import CheckMask, OwnData, check_own_data, data_in
@@ -147,6 +148,9 @@ def test_a_segmenters_base_without_cityscapes(masks, tmp_path):
     cfg = read_config(tmp_path / "mine.py")
     assert "ityscapes" not in str(cfg.train_dataloader) and cfg.val_cfg.type == "DistillValLoop"
     assert build_model(cfg).decode_head.num_classes == 3
+    sources = resolve(tmp_path / "mine.py").sources
+    assert sources["train_dataloader", "dataset", "metainfo", "classes"].endswith("masks.py")
+    assert sources["train_dataloader", "sampler", "type"].endswith("segmentation_own_data.py")
 
 
 def test_the_student_gets_the_classes_and_the_teacher_what_it_says(boxes):
