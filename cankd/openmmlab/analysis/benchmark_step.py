@@ -107,7 +107,8 @@ def random_batch(student: nn.Module, batch: int, shape: tuple[int, int]) -> dict
         from mmseg.structures import SegDataSample
 
         labels = (torch.randint(0, 2, (1, *shape)) for _ in images)
-        samples = [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels]
+        parts = ("gt_sem_seg", "gt_edge_map")  # PIDNet learns edges, too
+        samples = [SegDataSample(**{part: PixelData(data=label) for part in parts}) for label in labels]
         return {"inputs": images, "data_samples": samples}
     sample = classification_sample()
     return {"inputs": images, "data_samples": [sample().set_gt_label(0) for _ in images]}

@@ -39,12 +39,12 @@ def check_learning_rate(cfg: Config) -> Finding:
         return Finding(check, NOT_CHECKED, f"{rate:g}; the configuration has no auto_scale_lr.base_batch_size")
     if scaling.get("enable"):
         return Finding(check, OK, f"{rate:g} for a batch of {base}, scaled to the run's")
-    if base % batch:
+    if base % batch and kind == "SGD":  # linear scaling is a rule of SGD
         found = f"{rate:g} is for a batch of {base}, which no number of processes with a batch of {batch} makes."
         cure = f"Train with --auto-scale-lr, or set optimizer.lr to {rate * batch / base:g} for one process."
         return Finding(check, WARNING, found, cure)
-    found = f"{rate:g} is for a batch of {base}: {base // batch} processes with a batch of {batch}"
-    return Finding(check, OK, f"{found}; --auto-scale-lr scales it to others")
+    processes = "" if base % batch else f": {base // batch} processes with a batch of {batch}"
+    return Finding(check, OK, f"{rate:g} is for a batch of {base}{processes}; --auto-scale-lr scales it to others")
 
 
 def check_versions(tested: Mapping[str, tuple[str, ...]] = TESTED) -> Finding:

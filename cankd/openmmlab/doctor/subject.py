@@ -151,7 +151,7 @@ def take_batch(subject: Subject, data: str | None = None) -> None:
         try:
             subject.batch, subject.dataset = _real_batch(subject.cfg)
             subject.size = tuple(subject.batch["inputs"][0].shape[1:])
-            _shrink(subject.batch, side)
+            shrink(subject.batch, side)
             return
         except (OSError, ValueError) as error:
             if data == "real":
@@ -170,8 +170,13 @@ def _real_batch(cfg: Config) -> tuple[dict[str, Any], Any]:
         return next(iter(built)), built.dataset
 
 
-def _shrink(batch: dict[str, Any], side: int) -> None:
-    """Resizes images with a longer side than ``side``, and their annotations, in place."""
+def shrink(batch: dict[str, Any], side: int) -> None:
+    """Resizes images and their annotations in place.
+
+    Args:
+        batch: batch of a data loader: ``inputs``, images (3, H, W), and ``data_samples``.
+        side: longer side of an image, in pixels; smaller images stay as they are.
+    """
     batch["inputs"] = list(batch["inputs"])
     for index, (image, sample) in enumerate(zip(batch["inputs"], batch["data_samples"])):
         height, width = image.shape[1:]
@@ -184,10 +189,17 @@ def _shrink(batch: dict[str, Any], side: int) -> None:
         for kind in ("gt_instances", "ignored_instances"):
             if kind in sample:
                 _shrink_instances(sample.get(kind), size, (size[1] / width, size[0] / height))
-        if "gt_sem_seg" in sample:
-            labels = sample.gt_sem_seg.data
-            small = F.interpolate(labels[None].float(), size, mode="nearest")[0].to(labels.dtype)
-            sample.gt_sem_seg = PixelData(data=small)
+        for name, labels in sample.items():
+            if isinstance(labels, PixelData):
+                setattr(sample, name, _shrunk_labels(labels, size))
+
+
+def _shrunk_labels(labels: PixelData, size: tuple[int, int]) -> PixelData:
+    parts = {
+        key: F.interpolate(value[None].float(), size, mode="nearest")[0].to(value.dtype)
+        for key, value in labels.items()
+    }
+    return PixelData(**parts)
 
 
 def _shrink_instances(instances: Any, size: tuple[int, int], factors: tuple[float, float]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 
 from cankd.openmmlab.compat import TESTED
@@ -20,7 +22,7 @@ from cankd.openmmlab.doctor.environment import (
     configured_size,
 )
 from cankd.openmmlab.doctor.steps import take_steps
-from cankd.openmmlab.doctor.subject import build_subject, take_batch
+from cankd.openmmlab.doctor.subject import build_subject, shrink, take_batch
 from tests.conftest import ROOT
 from tests.demo import CANKD, DATA, TEACHER_CKPT
 
@@ -241,6 +243,21 @@ def test_a_planted_fault_is_found_and_the_lines_to_paste_cure_it(name, read):
     if changes:
         cfg.merge_from_dict(changes)
         assert _by_check(examine(cfg))[planted.check].state == OK
+
+
+def test_annotations_shrink_with_their_images():
+    batch = demo_mm_inputs(
+        1, [[3, 320, 640]], num_items=[4], num_classes=3, with_mask=True, with_semantic=True, use_box_type=True
+    )
+    before = copy.deepcopy(batch["data_samples"][0])
+    shrink(batch, 160)
+    (image,), (sample,) = batch["inputs"], batch["data_samples"]
+    assert image.shape == (3, 80, 160) and image.dtype == torch.uint8 and sample.img_shape == (80, 160)
+    assert torch.allclose(sample.gt_instances.bboxes.tensor * 4, before.gt_instances.bboxes.tensor, atol=1e-3)
+    assert sample.gt_instances.masks.masks.shape == (4, 80, 160) and sample.gt_sem_seg.shape == (80, 160)
+    unchanged = copy.deepcopy(sample)
+    shrink(batch, 256)
+    assert torch.equal(sample.gt_instances.bboxes.tensor, unchanged.gt_instances.bboxes.tensor)
 
 
 def test_the_memory_is_estimated_from_small_images(read):
