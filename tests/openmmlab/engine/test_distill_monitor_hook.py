@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from mmdet.testing import demo_mm_inputs
 from mmrazor.registry import MODELS
 
 from cankd.openmmlab.checkpoint_files import load_checkpoint_file
+from cankd.openmmlab.configs import read_config
+from cankd.openmmlab.doctor.subject import build_subject, take_batch
 from cankd.openmmlab.engine import DistillMonitorHook
 from cankd.openmmlab.engine.distill_monitor_hook import GradientShares
 from tests.conftest import free_port, run_command
@@ -124,3 +128,25 @@ def test_two_processes_measure_together(mini_data, tmp_path):
     command = ["bash", "tools/dist_train.sh", str(config), "2", "--work-dir", str(tmp_path / "run")]
     run_command(*command, PYTHON=sys.executable, PORT=free_port(), OMP_NUM_THREADS="1", timeout=300)
     assert [len(_logged(line)) for line in _steps(tmp_path / "run")] == [4, 4, 4]
+
+
+@pytest.mark.slow
+def test_measuring_costs_less_than_a_hundredth_of_a_run():
+    subject = build_subject(read_config(CANKD))
+    take_batch(subject, "synthetic")
+    algorithm = subject.algorithm
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(12):
+        measured = number % 2 == 1
+        began = time.process_time()
+        data = algorithm.data_preprocessor(copy.deepcopy(subject.batch), True)
+        shares = GradientShares(algorithm) if measured else None
+        total, _ = algorithm.parse_losses(algorithm(**data, mode="loss"))
+        total.backward()
+        if shares is not None:
+            shares.finish()
+        if number > 1:
+            seconds[measured].append(time.process_time() - began)
+    plain, with_shares = (min(seconds[measured]) for measured in (False, True))
+    assert (with_shares - plain) / plain / DistillMonitorHook().interval < 0.01
+    assert with_shares < 3 * plain
