@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmrazor.registry import MODELS
 
 import tests.recording  # noqa: F401  (registers the hook)
+from cankd.openmmlab.compat import CLASSIFICATION
 from cankd.openmmlab.configs import read_config
 from cankd.openmmlab.engine import Runner
 from cankd.openmmlab.pairing import load_side
@@ -159,8 +160,9 @@ def test_cwd_has_mmyolo_s_settings(name):
 def test_vit_recipe():
     cfg, without = _config(VIT), _config("cankd_backbone_pspnet_r101_pspnet_r18_80k_cityscapes")
     assert cfg.model.architecture == without.model.architecture and cfg.model.teacher_preprocess
-    assert differences_from(cfg.model.teacher, cfg.model.teacher.cfg) == {}
-    assert cfg.model.teacher_ckpt == published_weights(cfg.model)
+    if CLASSIFICATION == "mmpretrain":  # mmcls does not have this configuration
+        assert differences_from(cfg.model.teacher, cfg.model.teacher.cfg) == {}
+        assert cfg.model.teacher_ckpt == published_weights(cfg.model)
     distiller = cfg.model.distiller
     assert distiller.teacher_recorders.backbone.source == "backbone.ln1"
     assert distiller.connectors.Teacher == dict(type="TokensToMap", patch_size=16)
@@ -236,8 +238,12 @@ def _train(name: str, data: Path, work_dir: Path, **changes: Any) -> list[dict]:
     return records_of(work_dir)
 
 
+# On the paper's stack one of them is trained.
+FAMILIES = [name for name in TRAINED if not name.startswith("cwd")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in TRAINED if not name.startswith("cwd")])
+@pytest.mark.parametrize("name", FAMILIES if CLASSIFICATION == "mmpretrain" else FAMILIES[:1])
 def test_a_family_trains(name, data, tmp_path):
     records = _train(name, data, tmp_path)
     losses = {f"distill.{loss}" for loss in _config(name).model.distiller.distill_losses}
