@@ -204,6 +204,14 @@ TRAINING = [
         ),
     ),
     Fault(
+        "a connector of tokens on a map",
+        TRAIN,
+        "expected tokens (B, N, C)",
+        mapping(more=", connector='one'").replace(
+            "distiller=dict(", "distiller=dict(connectors=dict(one=dict(type='TokensToMap')), "
+        ),
+    ),
+    Fault(
         "a teacher with fewer levels than its neck can have",
         TRAIN,
         "assert ",
