@@ -9,7 +9,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple, Sequence
+from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
 import torch
 from mmdet.structures import DetDataSample
@@ -22,8 +22,9 @@ from torch.overrides import TorchFunctionMode
 
 from cankd.openmmlab.algorithms.crosskd import check_heads
 from cankd.openmmlab.analysis.complexity import MultiplyAdds
-from cankd.openmmlab.compat import configs_folder
-from cankd.openmmlab.configs import dataset_meta, is_distillation_config, read_config
+from cankd.openmmlab.compat import configs_folder, module_of, own_config
+from cankd.openmmlab.configs import dataset_meta, is_distillation_config, read_config, test_dataset
+from cankd.openmmlab.connectors import set_image_sizes, token_grid
 from cankd.openmmlab.inference import noise_batch
 from cankd.openmmlab.loading import build_model
 from cankd.openmmlab.own_data import GivenData
@@ -42,6 +43,7 @@ METHODS = {
     "acamkd": ("methods/acamkd_fpn.py", "methods/acamkd_backbone.py"),
     "crosskd": ("methods/crosskd.py", "methods/crosskd.py"),
 }
+MOST_EXTRA_TOKENS = 8  # class token, distillation token, registers
 WIDTH = 120  # of a line of a written configuration
 RESIZING = ("cankd", "pkd")  # methods that compare maps of different height and width
 
@@ -55,6 +57,7 @@ class Map:
     height: int
     width: int
     stride: int
+    tokens: tuple[int, int] | None = None  # side of a patch, number of further tokens; of a module that returns tokens
 
     @property
     def size(self) -> tuple[int, int]:
@@ -105,7 +108,7 @@ class Side:
 
         Those of custom operators (deformable convolutions) cannot be counted.
         """
-        data = self.model.data_preprocessor(noise_batch(self.cfg, self.image), False)
+        data = _image(self.cfg, self.model, self.image)
         try:
             with torch.no_grad(), MultiplyAdds() as counter:
                 self.model(**data, mode="tensor")
@@ -120,12 +123,33 @@ class Side:
         return getattr(head[-1] if isinstance(head, nn.ModuleList) else head, "num_classes", None)
 
     def maps(self, source: str) -> list[Map]:
-        """Returns the maps (B, C, H, W) that a module returns at its first call."""
-        return [
-            Map(index[1] if len(index) > 1 else None, *shape[1:], stride=round(self.image[0] / shape[2]))
-            for index, shape in self.shapes.get(source, {}).items()
-            if len(shape) == 4 and len(index) <= 2 and index[0] == 0
-        ]
+        """Returns the maps (B, C, H, W) that a module returns at its first call; tokens (B, N, C) count as maps."""
+        maps = []
+        for index, shape in self.shapes.get(source, {}).items():
+            place = index[1] if len(index) > 1 else None
+            if len(index) > 2 or index[0] > 0:
+                continue
+            if len(shape) == 4:
+                maps.append(Map(place, *shape[1:], stride=round(self.image[0] / shape[2])))
+            elif len(shape) == 3:
+                maps += self._laid_out(place, *shape[1:])
+        return maps
+
+    def _laid_out(self, place: int | None, tokens: int, channels: int) -> list[Map]:
+        """Returns the map that tokens of the image's patches make; none if no patches make as many."""
+        own = {
+            module.stride[0]
+            for module in self.model.modules()
+            if isinstance(module, nn.Conv2d) and module.stride == module.kernel_size
+        }
+        fits = {side: not any(extent % side for extent in self.image) for side in range(2, min(self.image) + 1)}
+        sides = sorted(fits, key=lambda side: (side in own, fits[side]), reverse=True)
+        for extra in range(MOST_EXTRA_TOKENS + 1):
+            for side in sides:
+                grid = token_grid(tokens, extra, self.image, (side, side))
+                if grid:
+                    return [Map(place, channels, *grid, stride=side, tokens=(side, extra))]
+        return []
 
 
 def load_side(
@@ -150,6 +174,8 @@ def load_side(
     """
     if cfg is None:
         cfg = read_config(config, {"own_data": own_data} if own_data else None)
+    if "::" in config and not own_config(config):  # models without a head have no default scope
+        cfg.setdefault("default_scope", module_of(config.split("::")[0]))
     if is_distillation_config(cfg):
         raise ValueError(f"{config}: got a distillation, expected the configuration of a single model.")
     if "language_model" in cfg.model or "text_encoder" in cfg.model:
@@ -159,7 +185,7 @@ def load_side(
     if outline:
         with contextlib.suppress(Exception), weightless():  # some operators cannot run without values
             model = build_model(cfg)
-            shapes = module_shapes(model, {"inputs": torch.empty(1, 3, *IMAGE)}, whole=False)
+            shapes = _feature_shapes(model, {"inputs": torch.empty(1, 3, *IMAGE)})
             return Side(config, cfg, model, shapes, IMAGE, zoo_model(config))
     try:
         model = build_model(cfg)
@@ -185,14 +211,36 @@ def weightless() -> Iterator[None]:
         yield
 
 
+def _image(cfg: Config, model: BaseModel, size: Sequence[int]) -> dict[str, Any]:
+    """Returns a batch of one image of noise; without data samples where a headless model has no test pipeline."""
+    if not (test_dataset(cfg).get("pipeline") or cfg.get("test_pipeline")):
+        return {"inputs": torch.rand(1, 3, *size)}
+    return model.data_preprocessor(noise_batch(cfg, size), False)
+
+
+def _feature_shapes(model: BaseModel, data: Mapping[str, Any]) -> dict[str, dict[OutputIndex, tuple[int, ...]]]:
+    """Finds what the modules return in training, while batch norms and dropout are in eval mode.
+
+    The backbones of PIDNet and DDRNet return further maps in training; of these the one that they predict from counts.
+    """
+    shapes = module_shapes(model, data, whole=False)
+    predicted = shapes.get("backbone", {}).get((0,))
+    if predicted:
+        model.backbone.training = True  # of the backbone itself; the modules inside stay as they are
+        trained = module_shapes(model, data, whole=False)["backbone"]
+        model.backbone.training = False
+        shapes["backbone"] = {index: shape for index, shape in trained.items() if shape == predicted}
+    return shapes
+
+
 def _features(config: str, cfg: Config, model: BaseModel) -> tuple[dict, tuple[int, int]]:
     """Extracts the features of one image, of the size that the model is trained with if it takes no other."""
     trained = getattr(model.data_preprocessor, "size", None)
     sizes = [IMAGE, trained] if trained else [IMAGE]
     for size in sizes:
         try:
-            data = model.data_preprocessor(noise_batch(cfg, size), False)
-            shapes = module_shapes(model, data, whole=False)
+            data = _image(cfg, model, size)
+            shapes = _feature_shapes(model, data)
             break
         except Exception as error:
             if size is sizes[-1]:
@@ -286,7 +334,7 @@ def _sources(student: Side, teacher: Side, method: str, source: Sequence[str] | 
 def _maps_of(side: Side, source: str) -> list[Map]:
     """Returns the maps of one module; a module behind the neck is found by a prediction."""
     if source in side.shapes and not side.shapes[source]:
-        data = side.model.data_preprocessor(noise_batch(side.cfg, side.image), False)
+        data = _image(side.cfg, side.model, side.image)
         side.shapes.update(module_shapes(side.model, data))
     if source not in side.shapes:
         raise ValueError(
@@ -391,7 +439,9 @@ def distiller_config(method: str, pairing: Pairing, classes: int | None = None) 
     if teacher_levels != levels:
         distiller["teacher_levels"] = teacher_levels
     needs_convolution = any(pair.student.channels != pair.teacher.channels for pair in pairing.pairs)
-    parts = [_level_config(template, pair, needs_convolution, pairing.resizes) for pair in pairing.pairs]
+    parts = [
+        _with_tokens(_level_config(template, pair, needs_convolution, pairing.resizes), pair) for pair in pairing.pairs
+    ]
     prefixes = dict(loss=f"loss_{name}", connector=name, student_connector="Student", teacher_connector="Teacher")
     coarsest = max(range(len(parts)), key=lambda place: pairing.pairs[place].student.stride)
     for key, config in parts[coarsest].items():  # what differs on other levels is named for them
@@ -428,6 +478,17 @@ def _level_config(template: dict[str, Any], pair: Pair, needs_convolution: bool,
             teacher_connector={**_without_mode(theirs), **changes},
         )
     return dict(loss=loss, connector=convolution) if needs_convolution else dict(loss=loss)
+
+
+def _with_tokens(config: dict[str, Any], pair: Pair) -> dict[str, Any]:
+    """Returns loss and connectors of one level, with tokens laid out as maps before any other connector."""
+    for side, found in (("student", pair.student), ("teacher", pair.teacher)):
+        if found.tokens:
+            patch, extra = found.tokens
+            key = "connector" if side == "student" and "connector" in config else f"{side}_connector"
+            tokens = dict(type="TokensToMap", patch_size=patch, **({} if extra == 1 else {"extra_tokens": extra}))
+            config[key] = [tokens, config[key]] if key in config else tokens
+    return config
 
 
 def _without_mode(connector: dict[str, Any]) -> dict[str, Any]:
@@ -467,6 +528,10 @@ def loss_costs(distiller: dict[str, Any], pairing: Pairing) -> list[int | None]:
                 for (argument, record), found in zip(inputs.items(), pair):
                     feature = torch.rand(1, found.channels, *found.size)
                     connector = record.get("connector")
+                    if found.tokens:
+                        feature = torch.rand(1, found.height * found.width + found.tokens[1], found.channels)
+                        image = (found.height * found.stride, found.width * found.stride)
+                        set_image_sizes(built.connectors[connector], image, image)
                     arguments[argument] = built.connectors[connector](feature) if connector else feature
                 built.distill_losses[name](**arguments)
                 costs.append(counter.total)

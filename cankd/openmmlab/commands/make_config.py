@@ -133,7 +133,9 @@ def print_models(student: Side, teacher: Side) -> None:
 def print_pairs(pairing: Pairing, costs: Sequence[int | None]) -> None:
     rows = []
     for (one, other), cost in zip(pairing.pairs, costs):
-        connector = "-" if one.channels == other.channels else f"1x1, {one.channels} to {other.channels}"
+        connectors = [f"{side}'s tokens" for side, found in (("student", one), ("teacher", other)) if found.tokens]
+        if one.channels != other.channels:
+            connectors.append(f"1x1, {one.channels} to {other.channels}")
         stride = f"{one.stride}" if one.stride == other.stride else f"{one.stride} to {other.stride}"
         places = [
             source if found.index is None else f"{source}[{found.index}]"
@@ -143,6 +145,7 @@ def print_pairs(pairing: Pairing, costs: Sequence[int | None]) -> None:
         if (one.height, one.width) != (other.height, other.width):
             positions += f" to {other.height} x {other.width}"
         channels = [str(found.channels) for found in (one, other)]
+        connector = "; ".join(connectors) or "-"
         rows.append([*places, stride, *channels, connector, positions, figure(cost and cost / 1e9, 3)])
     header = ["student", "teacher", "stride", "student's channels", "teacher's", "connector", "positions"]
     print(table([*header, "G of the loss"], rows))

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmrazor.registry import MODELS
 
 from cankd.openmmlab.analysis.complexity import loss_costs, model_cost
+from cankd.openmmlab.compat import CLASSIFICATION
 from cankd.openmmlab.configs import in_scope, read_config
 from cankd.openmmlab.engine import Runner
 from cankd.openmmlab.engine.config_checks import check_distiller
@@ -184,6 +185,31 @@ def test_a_pair_without_a_common_stride(tmp_path):
     assert all(loss.align for loss in cfg.model.distiller.distill_losses.values())
     done = call_tool("make_config.py", *pair, "--method", "mgd", "--out", tmp_path / "no.py", check=False)
     assert done.returncode and "compares maps of equal height and width" in done.stdout
+
+
+DINOV2 = [("mmpretrain::dinov2/vit-small-p14_dinov2-pre_headless.py", "backbone.ln1", dict(patch_size=14), 2)]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "source", "tokens", "level"),
+    [
+        *(DINOV2 if CLASSIFICATION == "mmpretrain" else []),
+        ("mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py", "backbone.layers.3.2",
+         dict(patch_size=32, extra_tokens=0), 3),
+    ],
+)  # fmt: skip
+def test_tokens_are_laid_out_as_a_map(teacher, source, tokens, level, tmp_path):
+    cfg, printed = _make(tmp_path, RETINANET.format("r18"), teacher, "--source", "backbone", source)
+    assert _records(cfg) == {f"loss_backbone{level}": [level, None, f"backbone{level}"]}
+    assert cfg.model.distiller.connectors[f"Teacher{level}"] == dict(type="TokensToMap", **tokens)
+    assert "teacher's tokens; 1x1" in printed
+
+
+def test_a_backbone_that_returns_further_maps_in_training(tmp_path):
+    pidnet = "pidnet-{}_2xb6-120k_1024x1024-cityscapes"
+    cfg, _ = _make(tmp_path, pidnet.format("s"), pidnet.format("m"))
+    assert _records(cfg) == {"loss_backbone1": [1, 1, "backbone1"]}
+    assert cfg.model.distiller.connectors.backbone1.in_channel == 128
 
 
 def test_source_and_levels_can_be_chosen(tmp_path):
