@@ -33,6 +33,7 @@ COMMANDS = {
     "confusion-matrix": ("confusion_matrix", "main", "draw confusion matrices"),
     "curves": ("plot_curves", "main", "draw accuracy and losses of several runs over time"),
     "complexity": ("complexity", "main", "count parameters and multiply-adds of losses or models"),
+    "zoo-sweep": ("zoo_sweep", "main", "try each family of mmdet or mmsegmentation for one training step"),
     "benchmark-loss": ("benchmark_loss", "main", "measure time and memory of CanKD's loss"),
     "benchmark-step": ("benchmark_step", "main", "measure what a distillation step costs"),
     "make-mini": ("make_mini", "main", "write a few generated images in the layout of a real data set"),

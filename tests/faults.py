@@ -428,6 +428,21 @@ TOOLS = [
     Fault(
         "predictions that are not there", "analysis_tools/confusion_matrix.py {student} absent.pkl {out}", "absent.pkl"
     ),
+    Fault(
+        "CrossKD of heads that do not fit",
+        "make_config.py retinanet_r18_fpn_1x_coco faster-rcnn_r50_fpn_1x_coco --method crosskd --out {out}",
+        "got a teacher whose bbox_head is NoneType, expected one of GFLHead",
+    ),
+    Fault(
+        "CrossKD of maps",
+        "make_config.py retinanet_r18_fpn_1x_coco retinanet_r50_fpn_1x_coco --method crosskd --source neck --out {out}",
+        "--source, --levels: got them with crosskd, which compares predictions",
+    ),
+    Fault(
+        "an unknown family",
+        "analysis_tools/zoo_sweep.py --families yolo9000 --out {out}",
+        "--families: got yolo9000, expected some of mmdet's",
+    ),
     Fault("a run that is not there", "analysis_tools/plot_curves.py absent --out {out}/a.png", "absent"),
 ]
 

@@ -10,7 +10,7 @@ LAYERS = [
     ["cankd.openmmlab.commands"],
     ["cankd.openmmlab.quickstart"],
     ["cankd.openmmlab.doctor"],
-    ["cankd.openmmlab.pairing", "cankd.openmmlab.teachers"],
+    ["cankd.openmmlab.pairing", "cankd.openmmlab.teachers", "cankd.openmmlab.zoo_sweep"],
     ["cankd.openmmlab.analysis", "cankd.openmmlab.visualization", "cankd.openmmlab.scenes", "cankd.openmmlab.datasets"],
     ["cankd.openmmlab.engine"],
     ["cankd.openmmlab.algorithms"],
