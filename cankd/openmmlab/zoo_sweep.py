@@ -143,8 +143,8 @@ def choose(package: str, name: str) -> tuple[str, str]:
         name: folder of the family's configurations.
 
     Returns:
-        The configuration of the family's smallest model, and that of its largest one with a checkpoint; where none is
-        larger, one of :data:`TEACHERS`.
+        The configuration of the family's smallest model, and that of its largest one with a checkpoint, of the first
+        ones with each backbone; where none is larger, one of :data:`TEACHERS`.
 
     Raises:
         Exception: if no model of the family can be built and run here, of the kind that the first one raises.
@@ -154,8 +154,9 @@ def choose(package: str, name: str) -> tuple[str, str]:
     for model in families(package)[name]:
         try:
             cfg = read_config(model.config)
-            if str(cfg.model) not in sides:
-                sides[str(cfg.model)] = load_side(model.config, cfg=cfg, outline=True)
+            backbone = str(cfg.model.get("backbone", cfg.model))
+            if backbone not in sides:
+                sides[backbone] = load_side(model.config, cfg=cfg, outline=True)
         except Exception as error:  # of any kind: some files cannot be read
             errors.append(error)
     if not sides:
