@@ -79,14 +79,15 @@ def expand_own_data(cfg: Config) -> None:
 
 def learns_masks(cfg: Config) -> bool:
     """Returns whether a detector's recipe loads the masks of instances."""
-    return _loads_masks(cfg.get("train_dataloader"))
+    return _loads(cfg.get("train_dataloader"), "with_mask")
 
 
-def _loads_masks(value: Any) -> bool:
-    if isinstance(value, dict) and _kind(value) == "LoadAnnotations" and value.get("with_mask"):
+def _loads(value: Any, what: str) -> bool:
+    """Returns whether any LoadAnnotations in a configuration has an option."""
+    if isinstance(value, dict) and _kind(value) == "LoadAnnotations" and value.get(what):
         return True
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return any(map(_loads_masks, parts))
+    return any(_loads(part, what) for part in parts)
 
 
 def _plain(value: Any) -> Any:
@@ -101,6 +102,8 @@ def _check_task(own: OwnData, datasets: Sequence[Any]) -> None:
     transforms = {kind for dataset in datasets for kind in _types(dataset)}
     if "LoadPanopticAnnotations" in transforms:
         raise ValueError("own_data: got a panoptic recipe, expected a detector's, an instance segmenter's or mmseg's.")
+    if _loads(datasets, "with_seg"):
+        raise ValueError("own_data: got a recipe that also learns maps of stuff, expected one of boxes or masks alone.")
     packer = "PackSegInputs" if own.is_segmentation else "PackDetInputs"
     if datasets and packer not in transforms:
         kind, other = ("masks", "segmenter") if own.is_segmentation else ("annotations", "detector")
@@ -291,12 +294,15 @@ def _scaled_sizes(value: Any, old: tuple[int, int], new: tuple[int, int]) -> Any
         return type(value)(_scaled_sizes(part, old, new) for part in value)
     if not isinstance(value, dict):
         return value
-    swapped = _kind(value) in HEIGHT_FIRST
-    factors = (new[0] / old[0], new[1] / old[1])
+    factors, short = (new[0] / old[0], new[1] / old[1]), min(new) / min(old)
+    if _kind(value) in HEIGHT_FIRST:
+        factors = factors[::-1]
+    elif value.get("crop_type") == "absolute_range":  # its crop_size is the least and the largest side
+        factors = (short, short)
     result = {}
     for key, part in value.items():
         if key in SIZE_KEYS:
-            result[key] = _scaled_size(key, part, factors[::-1] if swapped else factors, min(new) / min(old))
+            result[key] = _scaled_size(key, part, factors, short, is_wide=old[0] > old[1])
         elif key == "random_size_range":
             result[key] = tuple(_scaled(length, min(factors)) for length in part)
         else:
@@ -304,17 +310,27 @@ def _scaled_sizes(value: Any, old: tuple[int, int], new: tuple[int, int]) -> Any
     return result
 
 
-def _scaled_size(key: str, value: Any, factors: tuple[float, float], short: float) -> Any:
-    """Returns one size: a pair, a list of sizes, or one number, which is the shorter side's if nothing else is said."""
+def _scaled_size(key: str, value: Any, factors: tuple[float, float], short: float, is_wide: bool) -> Any:
+    """Returns one size: a pair, a list of sizes, or one number, which is the shorter side's if nothing else is said.
+
+    Args:
+        key: name of the size.
+        value: the size.
+        factors: what width and height are multiplied by.
+        short: what the shorter side is multiplied by.
+        is_wide: whether the recipe's images are wider than high. A pair (shorter, longer side) is not, then.
+    """
     if type(value) is int:
         return _scaled(value, {"width": factors[0], "height": factors[1], "max_size": max(factors)}.get(key, short))
-    if not isinstance(value, (list, tuple)):
+    if not isinstance(value, (list, tuple)) or any(isinstance(part, float) for part in value):
         return value
-    if key == "scales" or not _is_pair(value) and not any(isinstance(part, float) for part in value):
-        return [_scaled_size("scale", part, factors, short) for part in value]
+    if key == "scales" or not _is_pair(value):
+        return [_scaled_size("scale", part, factors, short, is_wide) for part in value]
     if key == "border":  # half of what is cut off
         return tuple(_scaled(2 * part, factor) // 2 for part, factor in zip(value, factors))
-    return tuple(_scaled(part, factor) for part, factor in zip(value, factors)) if _is_pair(value) else value
+    if key == "scale" and is_wide and value[0] < value[1]:
+        factors = factors[::-1]
+    return tuple(_scaled(part, factor) for part, factor in zip(value, factors))
 
 
 def _scaled(length: int, factor: float) -> int:

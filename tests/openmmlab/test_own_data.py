@@ -103,6 +103,21 @@ def test_wrapped_data_sets_give_images_of_the_size(config, boxes):
             assert {t.type: t for t in hook.switch_pipeline}["RandomCrop"].crop_size == (96, 96)
 
 
+def test_sizes_of_a_pipeline_change_alike(boxes):
+    cfg = read_config("mmdet::detr/detr_r50_8xb2-150e_coco.py", {"own_data": {**boxes, "image_size": 320}})
+    resize, crops = cfg.train_dataloader.dataset.pipeline[3].transforms  # of images of 1333 x 800
+    assert resize[0].scales[0] == (192, 320) and resize[0].scales[-1] == (320, 320)
+    assert crops[0].scales[-1] == (240, 320) and crops[1].crop_size == (160, 240)
+    yolox = read_config("mmdet::yolox/yolox_s_8xb8-300e_coco.py", {"own_data": {**boxes, "image_size": (320, 256)}})
+    mosaic, affine = yolox.train_dataloader.dataset.pipeline[:2]
+    assert mosaic.img_scale == (320, 256) and affine.border == (-160, -128)
+    assert yolox.model.data_preprocessor.batch_augments[0].random_size_range == (192, 320)
+    vit = "mmseg::segmenter/segmenter_vit-t_mask_8xb1-160k_ade20k-512x512.py"
+    own = dict(root="", classes=("a", "b"), train=dict(images="a", masks="b"), val=dict(images="a", masks="b"))
+    windows = read_config(vit, {"own_data": {**own, "image_size": 256}}).model.test_cfg
+    assert (windows.crop_size, windows.stride) == ((256, 256), (240, 240))
+
+
 def test_the_length_of_a_schedule(boxes):
     stock = "mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py"
     cfg = read_config(stock, {"own_data": {**boxes, "epochs": 30, "batch_size": 4}})
@@ -197,6 +212,8 @@ def test_a_description_without_classes_and_of_another_task(boxes, masks):
         OwnData.of({key: value for key, value in boxes.items() if key != "classes"})
     with pytest.raises(ValueError, match="got masks, which train a segmenter; this recipe is none"):
         read_config("mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py", {"own_data": masks})
+    with pytest.raises(ValueError, match="got a recipe that also learns maps of stuff"):
+        read_config("mmdet::htc/htc_r50_fpn_1x_coco.py", {"own_data": boxes})
     with pytest.raises(ValueError, match="got annotations, which train a detector"):
         read_config("mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py", {"own_data": boxes})
 
