@@ -35,7 +35,8 @@ def examine(cfg: Config, count: int = 2, data: str | None = None) -> list[Findin
     Args:
         cfg: configuration of a distillation, as ``cankd train`` reads it.
         count: number of training steps. Defaults to 2.
-        data: ``real`` or ``synthetic`` images. Defaults to None: real ones if they are here.
+        data: ``real`` or ``synthetic`` images; with the latter no data set is read, so that the teacher is not
+            evaluated. Defaults to None: real ones if they are here.
 
     Returns:
         A finding of each check.

@@ -18,7 +18,7 @@ from torch import nn
 from cankd.openmmlab.checkpoint_files import is_here
 from cankd.openmmlab.configs import dataset_meta, in_scope
 from cankd.openmmlab.doctor.finding import ERROR, NOT_CHECKED, OK, WARNING, Finding, some
-from cankd.openmmlab.doctor.subject import Subject
+from cankd.openmmlab.doctor.subject import SYNTHETIC, Subject
 from cankd.openmmlab.engine.run_checks import check_categories, check_classes, datasets_in
 from cankd.openmmlab.preprocessing import TeacherImages
 
@@ -64,6 +64,8 @@ def check_teacher_accuracy(subject: Subject) -> Finding:
     check = "teacher's accuracy"
     if not subject.teacher_is_here or subject.teacher_problem:
         return Finding(check, NOT_CHECKED, "its weights are not here")
+    if subject.no_data == SYNTHETIC:
+        return Finding(check, NOT_CHECKED, SYNTHETIC)
     if not subject.cfg.get("val_dataloader") or not subject.cfg.get("val_evaluator"):
         return Finding(check, NOT_CHECKED, "the configuration has no validation")
     try:

@@ -20,6 +20,7 @@ from cankd.openmmlab.checkpoint_files import is_here
 from cankd.openmmlab.configs import in_scope
 from cankd.openmmlab.loading import load_teacher
 
+SYNTHETIC = "--data synthetic"  # why there are no real images
 IMAGES = 2  # in a batch of the examination
 SIDE = 256  # of an image of the examination, in pixels, at most
 COARSEST_STRIDE = 64  # of the maps of common necks; a loss that pools such maps needs larger images
@@ -157,7 +158,7 @@ def take_batch(subject: Subject, data: str | None = None) -> None:
             if data == "real":
                 raise
             subject.no_data = " ".join(str(error).split())
-    subject.no_data = subject.no_data or "--data synthetic"
+    subject.no_data = subject.no_data or SYNTHETIC
     subject.batch = random_batch(subject.algorithm.student, IMAGES, (side, side))
 
 
