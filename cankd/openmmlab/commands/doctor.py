@@ -60,7 +60,7 @@ def findings_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> li
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
-    MMLogger.get_current_instance().setLevel("ERROR")
+    MMLogger.get_current_instance().setLevel("CRITICAL")  # it writes to standard output
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for the findings
         findings = findings_of(parser, args)
     lines = [f"{key} = {python_code(value)}" for key, value in all_changes(findings).items()]
