@@ -26,6 +26,7 @@ from tests.train_recipe import overlay, random_weights
 
 PSPNET = "pspnet_{}-d8_4xb2-80k_cityscapes-512x1024"
 RETINANET = "retinanet_{}_fpn_1x_coco"
+FCOS_HRNET = "fcos_hrnetv2p-w18-gn-head_4xb4-1x"
 STOCK = "retinanet/retinanet_r18_fpn_1x_coco.py"
 
 
@@ -138,7 +139,7 @@ def test_fbkd_takes_five_levels_of_other_channels(tmp_path):
 
 
 def test_crosskd_continues_in_a_head_that_fits(tmp_path):
-    cfg, printed = _make(tmp_path, "fcos_r50-caffe_fpn_gn-head_1x", "fcos_x101-64x4d", "--method", "crosskd")
+    cfg, printed = _make(tmp_path, "fcos_r50-caffe_fpn_gn-head_1x", FCOS_HRNET, "--method", "crosskd")
     assert cfg.model.type == "CrossKD" and cfg.model.distiller == {"type": "ConfigurableDistiller"}
     assert re.search(r"FCOSHead +2 of 4 +80 +8, 16, 32, 64, 128 +cls 0.4, reg 0.75\n", printed)
 
@@ -178,6 +179,7 @@ def test_a_teacher_is_evaluated_where_it_can_be():
     assert not measured_alike(mask_rcnn, retinanet) and not measured_alike(retinanet, openimages)
 
 
+@pytest.mark.slow
 def test_a_pair_without_a_common_stride(tmp_path):
     pair = ("yolox_tiny", "centripetalnet", "--source", "neck", "backbone")
     cfg, printed = _make(tmp_path, *pair)
