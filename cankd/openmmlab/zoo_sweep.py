@@ -234,7 +234,7 @@ def noise_data(cfg: Config, image: tuple[int, int]) -> dict[str, list[Any]]:
     """Makes a training batch of noise with two objects on each image, as a detector's or segmenter's data set has them.
 
     Args:
-        cfg: configuration whose training pipeline tells the scale of maps of stuff.
+        cfg: configuration whose training pipeline tells whether there are masks, and the scale of maps of stuff.
         image: height and width of the images.
 
     Returns:
@@ -246,7 +246,10 @@ def noise_data(cfg: Config, image: tuple[int, int]) -> dict[str, list[Any]]:
     masks = np.zeros((len(boxes), height, width), np.uint8)
     for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist()):
         mask[top:bottom, left:right] = 1
-    scale = _stuff_scale(cfg)
+    steps = list(_steps(cfg.train_dataloader.dataset))
+    scale = next((step.get("scale_factor", 1) for step in steps if str(step["type"]).endswith("SegRescale")), 1)
+    loaders = [step for step in steps if str(step["type"]).endswith("Annotations")]
+    has_masks = any(step.get("with_mask", "Panoptic" in str(step["type"])) for step in loaders)
     inputs, samples = [], []
     for index in range(BATCH):
         inputs.append(torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8))
@@ -260,8 +263,9 @@ def noise_data(cfg: Config, image: tuple[int, int]) -> dict[str, list[Any]]:
         stuff_map = torch.randint(0, 2, (1, int(height * scale), int(width * scale)), generator=generator)
         if isinstance(sample, DetDataSample):
             labels = torch.zeros(len(boxes), dtype=torch.long)
-            bitmaps = BitmapMasks(masks, height, width)
-            sample.gt_instances = InstanceData(bboxes=boxes.clone(), labels=labels, masks=bitmaps)
+            sample.gt_instances = InstanceData(bboxes=boxes.clone(), labels=labels)
+            if has_masks:
+                sample.gt_instances.masks = BitmapMasks(masks, height, width)
             sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=labels[:0])
             sample.proposals = InstanceData(bboxes=boxes.clone(), scores=torch.ones(len(boxes)))
             sample.gt_sem_seg = PixelData(sem_seg=stuff_map)
@@ -271,13 +275,13 @@ def noise_data(cfg: Config, image: tuple[int, int]) -> dict[str, list[Any]]:
     return {"inputs": inputs, "data_samples": samples}
 
 
-def _stuff_scale(cfg: Config) -> float:
-    """Returns the scale of the maps of stuff in a training pipeline."""
-    dataset = cfg.train_dataloader.dataset
-    while "pipeline" not in dataset and "dataset" in dataset:
-        dataset = dataset.dataset
-    steps = [step for step in dataset.get("pipeline", []) if str(step["type"]).endswith("SegRescale")]
-    return steps[0].get("scale_factor", 1) if steps else 1
+def _steps(part: Any) -> Iterator[dict[str, Any]]:
+    """Yields the steps of all pipelines in a part of a configuration, and whatever else has a type."""
+    inner = part.values() if isinstance(part, dict) else part if isinstance(part, (list, tuple)) else ()
+    if isinstance(part, dict) and "type" in part:
+        yield part
+    for value in inner:
+        yield from _steps(value)
 
 
 def read_results(file: Path) -> list[dict[str, Any]]:
