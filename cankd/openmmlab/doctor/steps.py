@@ -86,7 +86,8 @@ class _SavedBytes:
         if value.data_ptr() not in self._known:
             self._known.add(value.data_ptr())
             self.total += value.numel() * value.element_size()
-        return value
+        # Not the tensor itself, which would keep the operation that made it, and so itself, alive.
+        return value.detach().requires_grad_(value.requires_grad)
 
     def counted(self) -> contextlib.AbstractContextManager:
         return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda value: value)
