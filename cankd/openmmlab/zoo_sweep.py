@@ -185,6 +185,11 @@ def train_step(cfg: Config, image: tuple[int, int]) -> dict[str, float]:
     torch.manual_seed(0)
     with in_scope(cfg):
         algorithm = revert_sync_batchnorm(MODELS.build({**cfg.model, "teacher_ckpt": None})).train()
+        for module in algorithm.modules():
+            if "Pretrained" in str(getattr(module, "init_cfg", None)):
+                module.init_cfg = None
+        for model in (algorithm.student, algorithm.teacher):  # some leave weights unset until then
+            model.init_weights()
         # Mixed precision needs a GPU, accumulation several steps.
         wrapper = {key: cfg.optim_wrapper[key] for key in OPTIMIZER_KEYS if key in cfg.optim_wrapper}
         build = build_layered_optimizer if names_layers(wrapper) else build_optim_wrapper
