@@ -203,7 +203,7 @@ def train_step(cfg: Config, image: tuple[int, int]) -> dict[str, float]:
         MessageHub.get_current_instance().update_info(progress, 0)
     before = {part: _fingerprint(getattr(algorithm, part)) for part in ("student", "teacher")}
     total, values = algorithm.parse_losses(algorithm(**data, mode="loss"))
-    losses = {key: float(value) for key, value in values.items()}
+    losses = {key: value.item() for key, value in values.items()}
     not_finite = [key for key, value in values.items() if not torch.isfinite(value)]
     if not_finite:  # the first is the sum
         raise ValueError(f"{not_finite[-1]} is {losses[not_finite[-1]]}, expected a finite number")

@@ -42,7 +42,7 @@ def test_the_version_of_mmcv_is_left_as_it_was():
 
 
 def test_missing_libraries_are_named_with_the_cure(monkeypatch):
-    monkeypatch.setattr(versions, "_NEEDED", ("torch", "no_such_library"))
+    monkeypatch.setattr(versions, "TESTED", {"torch": ("2.",), "no_such_library": ("1.",)})
     with pytest.raises(ImportError, match="cannot find: no_such_library.*setup_env.sh"):
         versions.check_installed()
 

@@ -99,6 +99,7 @@ def test_channels_that_differ_from_level_to_level(tmp_path):
     assert [loss.in_channels for loss in cfg.model.distiller.distill_losses.values()] == [512, 256, 128]
 
 
+@pytest.mark.slow
 def test_segmenters_compare_their_backbones_last_maps(tmp_path):
     cfg, _ = _make(tmp_path, PSPNET.format("r18"), PSPNET.format("r101"))
     assert _records(cfg) == {"loss_backbone3": [3, 3, "backbone3"]}
@@ -116,6 +117,7 @@ def test_every_method_takes_the_pair(method, tmp_path):
         assert dict(loss) == ({**published, "in_channels": 128} if "in_channels" in published else dict(published))
 
 
+@pytest.mark.slow
 def test_fbkd_takes_five_levels_of_other_channels(tmp_path):
     narrow = tmp_path / "narrow.py"
     narrow.write_text(
@@ -160,6 +162,7 @@ def test_crosskd_refuses_other_heads_in_one_line(teacher, message, tmp_path):
     assert done.returncode == 2 and "crosskd, which compares predictions" in done.stdout
 
 
+@pytest.mark.slow
 def test_activations_are_computed_anew_without_a_search_for_unused_parameters(tmp_path):
     student = tmp_path / "student.py"
     for recomputes in (False, True):
@@ -214,6 +217,7 @@ def test_a_backbone_that_returns_further_maps_in_training(tmp_path):
     assert cfg.model.distiller.connectors.backbone1.in_channel == 128
 
 
+@pytest.mark.slow
 def test_source_and_levels_can_be_chosen(tmp_path):
     pair = (RETINANET.format("r18"), RETINANET.format("r50"))
     cfg, _ = _make(tmp_path, *pair, "--source", "backbone", "--levels", 1, 2)
