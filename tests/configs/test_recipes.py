@@ -38,7 +38,7 @@ ONE_OF_EACH_KIND = [
     "cankd_backbone_pspnet_r101_pspnet_r18_80k_cityscapes",
     "cankd_backbone_resnet50_mobilenet-v1_8xb32_in1k",
 ]
-# The others build in test_configs.py, and were trained once by the same command: logfile/recipes.
+# The others build in test_configs.py.
 ON_THE_MODERN_STACK = [
     "cankd-gaussian_fpn_reppoints_x101_reppoints_r50_2x_coco",
     "cankd-inherit_fpn_cascade-mask-rcnn_x101_faster-rcnn_r50_2x_coco",
@@ -64,6 +64,14 @@ def _size(name: str) -> int:
     A softmax needs more than one position on the pooled P6: over a single one it is constant.
     """
     return 256 if "pool4" in name or "gaussian" in name else 128
+
+
+def test_every_recipe_is_trained_here_or_was_once():
+    """Those that differ from another one in weight (mu) or start (inherit) alone are compared in test_configs.py."""
+    logs = (file.read_text(encoding="utf-8") for file in (ROOT / "logfile/recipes").glob("*.txt"))
+    trained = {*ONE_OF_EACH_KIND, *ON_THE_MODERN_STACK, *"\n".join(logs).splitlines()}
+    for name in RECIPES:
+        assert trained & {name, re.sub(r"-mu\d+", "", name), name.replace("cankd-inherit_", "cankd_")}, name
 
 
 @pytest.fixture(scope="session")

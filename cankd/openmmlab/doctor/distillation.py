@@ -152,7 +152,8 @@ def check_shares(steps: Steps) -> Finding:
         largest[name] = max(share, largest.get(name, 0.0))
     small = [name for name, share in largest.items() if not share >= LEAST_SHARE]
     if small:
-        return Finding(check, WARNING, f"{found}; {some(small)} has no effect.", "Raise loss_weight.")
+        verb = "has" if len(small) == 1 else "have"
+        return Finding(check, WARNING, f"{found}; {some(small)} {verb} no effect.", "Raise loss_weight.")
     return Finding(check, OK, found)
 
 
