@@ -150,11 +150,19 @@ def check_shares(steps: Steps) -> Finding:
     for label, share in steps.shares.items():
         name = label.split(".")[0]
         largest[name] = max(share, largest.get(name, 0.0))
-    small = [name for name, share in largest.items() if not share >= LEAST_SHARE]
+    at_zero = [name for name, share in largest.items() if share == 0 and _moved_first(name, steps)]
+    if at_zero:
+        found += f"; {some(at_zero)} without a residual: a block that begins at zero passes no gradient on in step 1"
+    small = [name for name, share in largest.items() if not share >= LEAST_SHARE and name not in at_zero]
     if small:
         verb = "has" if len(small) == 1 else "have"
         return Finding(check, WARNING, f"{found}; {some(small)} {verb} no effect.", "Raise loss_weight.")
     return Finding(check, OK, found)
+
+
+def _moved_first(loss: str, steps: Steps) -> bool:
+    """Returns whether parameters of a loss had a gradient in the first step."""
+    return any(name.startswith(f"distiller.distill_losses.{loss}.") and n == 1 for name, n in steps.moved.items())
 
 
 def check_parameters(algorithm: Any, steps: Steps) -> Finding:

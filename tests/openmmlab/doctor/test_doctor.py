@@ -229,6 +229,12 @@ def test_a_sound_distillation_has_no_warning(read):
     assert found["training data"].found == "real images" and found["memory"].state == OK
 
 
+def test_a_block_that_passes_nothing_on_before_its_zeros_move_is_no_fault(read):
+    found = _by_check(examine(read(distiller("loss=dict(residual=False)")), data="synthetic"))
+    shares = found["shares of the gradient"]
+    assert shares.state == OK and shares.found.startswith("loss_fpn0 0 %, ") and "begins at zero" in shares.found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_fault_is_found_and_the_lines_to_paste_cure_it(name, read):
