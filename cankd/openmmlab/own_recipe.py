@@ -86,8 +86,12 @@ def _loads(value: Any, what: str) -> bool:
     """Returns whether any LoadAnnotations in a configuration has an option."""
     if isinstance(value, dict) and _kind(value) == "LoadAnnotations" and value.get(what):
         return True
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return any(_loads(part, what) for part in parts)
+    return any(_loads(part, what) for part in _parts(value))
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """Returns the values in a dict, list or tuple of a configuration; nothing for other values."""
+    return value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
 
 
 def _plain(value: Any) -> Any:
@@ -117,9 +121,8 @@ def _kind(config: dict[str, Any]) -> str:
 
 def _types(value: Any) -> list[str]:
     """Returns the types of all dicts in a configuration."""
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
     own = [_kind(value)] if isinstance(value, dict) else []
-    return own + [found for part in parts for found in _types(part)]
+    return own + [found for part in _parts(value) for found in _types(part)]
 
 
 def _dataset(dataset: dict[str, Any], own: OwnData, split: str, old: tuple[int, int] | None) -> dict[str, Any]:
@@ -229,8 +232,7 @@ def recipe_size(cfg: Config) -> tuple[int, int] | None:
 def _first_scale(value: Any) -> tuple[int, int] | None:
     if isinstance(value, dict) and _is_pair(value.get("scale")):
         return tuple(value["scale"])  # type: ignore[return-value]
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return next(filter(None, map(_first_scale, parts)), None)
+    return next(filter(None, map(_first_scale, _parts(value))), None)
 
 
 def _is_pair(value: Any) -> bool:
