@@ -23,7 +23,7 @@ LAYERS = [
     ["cankd.openmmlab.checkpoint_files", "cankd.openmmlab.distillers", "cankd.openmmlab.own_recipe"],
     ["cankd.openmmlab.own_data"],
     ["cankd.openmmlab.losses", "cankd.openmmlab.published"],
-    ["cankd.openmmlab.compat"],
+    ["cankd.openmmlab.compat", "cankd.openmmlab.statistics"],
     ["cankd.losses"],
     ["cankd.functional", "cankd.utils"],
 ]
