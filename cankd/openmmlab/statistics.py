@@ -15,13 +15,13 @@ class Interval(NamedTuple):
         mean: mean of the values.
         low: lower end of the interval, NaN for a single value.
         high: upper end of the interval, NaN for a single value.
-        count: number of values.
+        number: number of values.
     """
 
     mean: float
     low: float
     high: float
-    count: int
+    number: int
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:

@@ -16,7 +16,7 @@ def test_paired_interval():
 
 def test_one_value_has_no_interval():
     found = t_interval([3.0])
-    assert found.mean == 3.0 and found.count == 1 and math.isnan(found.low) and math.isnan(found.high)
+    assert found.mean == 3.0 and found.number == 1 and math.isnan(found.low) and math.isnan(found.high)
 
 
 def test_no_values():
