@@ -32,6 +32,7 @@ COMMANDS = {
     "robustness": ("robustness", "main", "measure robustness against image corruptions"),
     "confusion-matrix": ("confusion_matrix", "main", "draw confusion matrices"),
     "curves": ("plot_curves", "main", "draw accuracy and losses of several runs over time"),
+    "report": ("report", "main", "write one HTML page about trainings"),
     "complexity": ("complexity", "main", "count parameters and multiply-adds of losses or models"),
     "zoo-sweep": ("zoo_sweep", "main", "try each family of mmdet or mmsegmentation for one training step"),
     "benchmark-loss": ("benchmark_loss", "main", "measure time and memory of CanKD's loss"),

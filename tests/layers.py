@@ -9,6 +9,7 @@ LAYERS = [
     ["cankd.__main__"],
     ["cankd.openmmlab.commands"],
     ["cankd.openmmlab.quickstart"],
+    ["cankd.openmmlab.report"],
     ["cankd.openmmlab.doctor"],
     ["cankd.openmmlab.pairing", "cankd.openmmlab.teachers", "cankd.openmmlab.zoo_sweep"],
     ["cankd.openmmlab.analysis", "cankd.openmmlab.visualization", "cankd.openmmlab.scenes", "cankd.openmmlab.datasets"],

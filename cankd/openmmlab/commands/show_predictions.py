@@ -10,17 +10,16 @@ model's test data set.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Sequence
-
-import mmcv
 
 from cankd.openmmlab.commands import picture_arguments as arguments
 from cankd.openmmlab.commands.running import tool_errors
 from cankd.openmmlab.inference import predict
-from cankd.openmmlab.visualization import LABELS, draw_box_panel, draw_label_panel
-from cankd.openmmlab.visualization.features import list_images, predicted_boxes
+from cankd.openmmlab.visualization import LABELS
+from cankd.openmmlab.visualization.features import list_images
 from cankd.openmmlab.visualization.ground_truth import ground_truth
-from cankd.openmmlab.visualization.panels import Boxes
+from cankd.openmmlab.visualization.predictions import draw_predictions, drawn_prediction
 from cankd.utils.command_line import at_least
 
 
@@ -38,17 +37,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def predicted(model: arguments.LoadedModel, image: str, score_thr: float):
-    """Returns a detector's boxes, with their masks if it predicts any, or a segmenter's label map (H, W)."""
+def predicted(model: arguments.LoadedModel, image: Path, score_thr: float):
+    """Returns what is drawn of a model's prediction for an image."""
     sample = predict(model.model, model.cfg, image)
-    if "pred_sem_seg" in sample:
-        return sample.pred_sem_seg.data[0].cpu().numpy()
-    return predicted_boxes(sample, model.model.dataset_meta["classes"], score_thr)
-
-
-def without_masks(truth):
-    """Returns the ground truth that is drawn beside a model without masks."""
-    return truth._replace(masks=None) if isinstance(truth, Boxes) else truth
+    return drawn_prediction(sample, model.model.dataset_meta["classes"], score_thr)
 
 
 @tool_errors()
@@ -61,21 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     starts = range(0, len(images), args.rows)
     for number, start in enumerate(starts, start=1):
         shown = images[start : start + args.rows]
-        columns: dict = {"ground truth": truths[start : start + args.rows]} if truths else {}
-        for model in models:
-            columns[model.title] = [predicted(model, str(image), args.score_thr) for image in shown]
-        if truths and not any(getattr(found, "masks", None) is not None for found in columns[models[0].title]):
-            columns["ground truth"] = [without_masks(truth) for truth in columns["ground truth"]]
-        names = [image.name for image in shown]
-        pictures = [mmcv.imread(str(image), channel_order="rgb") for image in shown]
+        columns = {model.title: [predicted(model, image, args.score_thr) for image in shown] for model in models}
         path = arguments.picture_path(
             args.out_file, len(starts), "predictions", *([str(number)] if len(starts) > 1 else [])
         )
-        kinds = {type(found) for column in columns.values() for found in column}
-        if len(kinds) > 1:
-            raise ValueError("got detectors and segmenters, expected models of one kind.")
-        if hasattr(columns[models[0].title][0], "corners"):
-            draw_box_panel(pictures, columns, path, names, args.labels)
-        else:
-            draw_label_panel(pictures, columns, meta["classes"], meta.get("palette"), path, args.alpha, names)
+        draw_predictions(shown, truths[start : start + args.rows], columns, meta, path, args.labels, args.alpha)
         print(f"[{start + len(shown)}/{len(images)}] -> {path}", flush=True)

@@ -6,10 +6,14 @@ python tools/train.py CONFIG [--work-dir DIR] [--amp] [--auto-scale-lr] [--resum
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 from typing import Sequence
 
 from mmengine.device import get_device
+from mmengine.dist import is_main_process
 
+from cankd.openmmlab.analysis.benchmark import environment
 from cankd.openmmlab.commands.running import (
     add_run_arguments,
     check_teacher_file,
@@ -21,6 +25,7 @@ from cankd.openmmlab.configs import is_distillation_config
 from cankd.openmmlab.doctor import StartSummaryHook
 from cankd.openmmlab.engine.runner import Runner
 from cankd.utils.command_line import command_parser
+from cankd.utils.files import write_text
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -49,6 +54,9 @@ def train(args: argparse.Namespace) -> None:
     cfg.resume = args.resume
     check_teacher_file(cfg)
     runner = Runner.from_cfg(cfg)
+    if is_main_process():
+        facts = json.dumps(environment(get_device()), indent=1)
+        write_text(Path(runner.work_dir, runner.timestamp, "environment.json"), facts + "\n")
     if is_distillation_config(cfg):
         runner.register_hook(StartSummaryHook())
     runner.train()
