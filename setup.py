@@ -43,10 +43,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.8",
     packages=find_packages(include=["cankd", "cankd.*"]),
+    package_data={"cankd.openmmlab.report": ["page.html"]},
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["cankd = cankd.__main__:main"]},
     # torch and the OpenMMLab libraries are found, not required: see requirements.txt. The losses need only torch.
-    extras_require={"openmmlab": ["numpy>=1.21", "matplotlib>=3.5"]},
+    extras_require={
+        "openmmlab": ["numpy>=1.21", "matplotlib>=3.5"],
+        "report": ["jinja2>=3", "vl-convert-python>=1.7"],
+    },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",

@@ -443,6 +443,16 @@ TOOLS = [
         "analysis_tools/zoo_sweep.py --families yolo9000 --out {out}",
         "--families: got yolo9000, expected some of mmdet's",
     ),
+    Fault(
+        "a work dir that is not there",
+        "analysis_tools/report.py absent --out {out}/a.html",
+        "work_dir: got absent, expected an existing folder",
+    ),
+    Fault(
+        "a folder without a training",
+        "analysis_tools/report.py . --out {out}/a.html",
+        "expected a folder that `cankd train` wrote, or one that contains such folders",
+    ),
     Fault("a run that is not there", "analysis_tools/plot_curves.py absent --out {out}/a.png", "absent"),
 ]
 
@@ -481,7 +491,7 @@ def document() -> str:
         lines += ["", f"### {title}", "", "| cause | message |", "| --- | --- |"]
         for fault in faults:
             tool = f"{fault.arguments.split()[0].split('/')[-1]}: " if faults is TOOLS else ""
-            message = fault.message.replace("{text}", "FILE").replace("|", "\\|").strip()
+            message = fault.message.replace("{text}", "FILE").replace("|", "\\|").replace("`", "'").strip()
             lines.append(f"| {tool}{fault.what} | `{message}` |")
     return "\n".join(lines) + "\n"
 

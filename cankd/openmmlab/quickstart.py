@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -23,6 +25,7 @@ from cankd.openmmlab.engine.processes import end_with_parent
 from cankd.openmmlab.inference import predict, prepare
 from cankd.openmmlab.loading import load_model
 from cankd.openmmlab.models import stock_model
+from cankd.openmmlab.report import write_report
 from cankd.openmmlab.visualization import Boxes, draw_box_panel, draw_curves, draw_heatmap_panel, feature_energy
 from cankd.utils.files import write_text
 
@@ -159,7 +162,7 @@ def distil(
     train_teacher: bool,
     tell: Callable[[str], None],
 ) -> dict:
-    """Trains, evaluates and draws; ``summary.json`` and the pictures are written to ``out``.
+    """Trains, evaluates and draws; ``summary.json``, ``report.html`` and the pictures are written to ``out``.
 
     Args:
         out: folder to write to.
@@ -243,6 +246,14 @@ def distil(
         epochs = [point["step"] * epochs_per_step for point in points]
         curves[titles[name]] = (epochs, [100 * point["coco/bbox_mAP"] for point in points])
     draw_curves(curves, ("epoch", "AP"), out / "curves.png", levels={"teacher": summary["teacher"]["AP"]})
+
+    page = out / "report.html"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells that it reads the annotations
+            write_report([out], page)
+        tell(f"Report: {page}")
+    except ImportError as error:  # a library that nothing else here needs
+        tell(f"{page} is left out. {error}")
 
     seconds["all"] = round(time.time() - began, 1)
     summary.update(seed=seed, iterations=iterations, seconds=seconds)

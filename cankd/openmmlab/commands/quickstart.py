@@ -1,7 +1,7 @@
 """Distils a small detector on the spot and shows what it gained.
 
 Trains the same student twice, alone and under the shipped teacher: same initial weights, same
-order of the data, same schedule. Writes summary.json and pictures to work_dirs/quickstart.
+order of the data, same schedule. Writes summary.json, pictures and report.html to work_dirs/quickstart.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def _scales(series: Sequence[str], gray: Sequence[str]) -> dict[str, Any]:
     style.update({name: (GRAY, DASHES[i % len(DASHES)]) for i, name in enumerate(gray)})
     ranges = {"color": [style[name][0] for name in series], "strokeDash": [style[name][1] for name in series]}
     column = 40 + 7 * max(map(len, series), default=0)  # pixels
-    columns = {"expr": f"max(1, floor(width / {column}))"}
+    columns = {"expr": f"max(1, floor((containerSize()[0] - 80) / {column}))"}
     legend = {"orient": "bottom", "columns": columns, "labelLimit": 220, "title": None} if len(series) > 1 else None
     return {
         channel: {

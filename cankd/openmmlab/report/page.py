@@ -83,7 +83,7 @@ def write_report(
         FileNotFoundError: if a folder does not exist or has no training.
         ImportError: if vl-convert-python is not installed.
     """
-    javascript = _chart_library()
+    library = _chart_library()
     runs, unreadable = find_runs(work_dirs)
     studies = group_runs(runs)
     tell(f"{len(runs)} runs: {', '.join(f'{study.name} ({len(study.groups)} methods)' for study in studies)}")
@@ -105,22 +105,22 @@ def write_report(
         methods=sum(len(study.groups) for study in studies),
         parts=parts,
         charts=charts,
-        javascript=Markup(javascript),
+        javascript=Markup(library.javascript_bundle("window.vegaEmbed = vegaEmbed;")),
         version=cankd.__version__,
         date=datetime.date.today().isoformat(),
     )
     write_text(out, text)
 
 
-def _chart_library() -> str:
-    """Returns the JavaScript of Vega-Lite, which draws the charts."""
+def _chart_library() -> Any:
+    """Returns the module that has the JavaScript of Vega-Lite, which draws the charts."""
     try:
         import vl_convert
     except ImportError as error:
         raise ImportError(
             "The report's charts need the package vl-convert-python. Install it with `pip install vl-convert-python`."
         ) from error
-    return vl_convert.javascript_bundle(None)
+    return vl_convert
 
 
 def _with_code(text: str) -> Markup:
@@ -165,9 +165,8 @@ def _training_row(group: Group) -> list[str]:
         teacher = f"{described_model(student_model(cfg, 'teacher'))}, `{Path(str(file)).name}`"
         losses = _described_losses(cfg.model.get("distiller", {}).get("distill_losses", {}))
     schedule = cfg.get("train_cfg") or {}
-    length = (
-        f"{schedule.max_iters:,} iterations" if schedule.get("max_iters") else f"{schedule.get('max_epochs')} epochs"
-    )
+    iterations, epochs = schedule.get("max_iters"), schedule.get("max_epochs")
+    length = f"{iterations:,} iterations" if iterations else f"{epochs} epochs"
     batch = (cfg.get("train_dataloader") or {}).get("batch_size")
     optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer", {})
     seeds = ", ".join(str(run.seed) for run in group.runs)
@@ -357,7 +356,7 @@ def _why(error: Exception) -> str:
     message = " ".join(str(error).split()).rstrip(".")
     return (
         f"Not made: {message}. `cankd report WORK_DIR --cfg-options KEY=VALUE` changes the configurations, such as "
-        "`test_dataloader.dataset.data_root`; `cankd train` writes checkpoints."
+        "`val_dataloader.dataset.data_root`; `cankd train` writes checkpoints."
     )
 
 

@@ -73,9 +73,9 @@ class Pictures:
 
     def _load(self, run: Run, role: str) -> ShownModel:
         cfg = copy.deepcopy(run.cfg)
+        apply_options(cfg, self.cfg_options)
         if cfg.get("val_dataloader"):
             cfg.test_dataloader = cfg.val_dataloader
-        apply_options(cfg, self.cfg_options)
         checkpoint = Checkpoint.read(str(run.checkpoint()))
         return ShownModel(*load_model(cfg, checkpoint, self.device, role))
 
