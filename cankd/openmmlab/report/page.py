@@ -310,12 +310,12 @@ def _comparison(study: Study) -> Section:
 
 def _bar(method: str, interval: Interval) -> dict[str, Any]:
     """Returns a row of an interval chart."""
-    low, high = (figures(end) if interval.count > 1 else None for end in (interval.low, interval.high))
+    low, high = (figures(end) if interval.number > 1 else None for end in (interval.low, interval.high))
     return {"method": method, "mean": figures(interval.mean), "low": low, "high": high}
 
 
 def _range(interval: Interval) -> str:
-    return "-" if interval.count < 2 else f"{interval.low:.2f} to {interval.high:.2f}"
+    return "-" if interval.number < 2 else f"{interval.low:.2f} to {interval.high:.2f}"
 
 
 def _pictures(
