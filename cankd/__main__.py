@@ -33,6 +33,7 @@ COMMANDS = {
     "confusion-matrix": ("confusion_matrix", "main", "draw confusion matrices"),
     "curves": ("plot_curves", "main", "draw accuracy and losses of several runs over time"),
     "report": ("report", "main", "write one HTML page about trainings"),
+    "study": ("study", "main", "compare methods on the same data over several seeds"),
     "complexity": ("complexity", "main", "count parameters and multiply-adds of losses or models"),
     "zoo-sweep": ("zoo_sweep", "main", "try each family of mmdet or mmsegmentation for one training step"),
     "benchmark-loss": ("benchmark_loss", "main", "measure time and memory of CanKD's loss"),

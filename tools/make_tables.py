@@ -14,14 +14,17 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import stdev
 from typing import Any, Iterable, Sequence
 
 import yaml
 
 from cankd.__main__ import COMMANDS, module_of
+from cankd.openmmlab.statistics import t_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "logfile" / "quickstart"
+STUDY = ROOT / "logfile" / "study"
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -99,6 +102,74 @@ def published_table(models: list[dict]) -> str:
     return markdown(header, rows)
 
 
+def study_runs(data: str) -> dict[str, dict[int, dict]]:
+    """The records of a study: row -> seed -> record, in the order of the matrix."""
+    found: dict[str, dict[int, dict]] = {}
+    for file in sorted((STUDY / data).glob("*_seed*.json")):
+        run = json.loads(file.read_text(encoding="utf-8"))
+        found.setdefault(run["row"], {})[run["seed"]] = run
+    matrix = yaml.safe_load((ROOT / "configs/study/study.yml").read_text(encoding="utf-8"))[data]["rows"]
+    order = ["teacher", *matrix]
+    return dict(sorted(found.items(), key=lambda item: (order.index(item[0]) if item[0] in order else 99, item[0])))
+
+
+def study_cells(runs: dict[int, dict], plain: dict[int, dict]) -> list[str]:
+    """Mean and deviation of a row's accuracy, its difference to the plain student, and the numbers of seeds."""
+    values = [run["accuracy"] for run in runs.values()]
+    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    pairs = [runs[seed]["accuracy"] - plain[seed]["accuracy"] for seed in runs if seed in plain]
+    difference = ""
+    if runs is not plain and pairs and "teacher" not in runs[0]["row"]:
+        mean, low, high, count = t_interval(pairs)
+        difference = f"{mean:+.1f}" + (f" [{low:+.1f}, {high:+.1f}], n = {count}" if count > 1 else "")
+    return [f"{sum(values) / len(values):.1f}{spread}", str(len(values)), difference]
+
+
+def study_table(data: str) -> str:
+    found = study_runs(data)
+    file = STUDY / data / "costs.json"
+    costs = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else {}
+    rows = []
+    for row, runs in found.items():
+        if runs[min(runs)]["held_out"] or "-best" in row:
+            continue
+        first, cost = runs[min(runs)], costs.get(row)
+        measured = [f"{cost['median']:.2f}", f"{cost['peak_bytes'] / 2**20:.0f}"] if cost else ["", ""]
+        rows.append([row, first["iterations"], *study_cells(runs, found["plain"]), *measured])
+    header = ["row", "iterations", "mean", "seeds", "difference to plain [95 % interval]", "s / step", "MiB"]
+    return markdown(header, rows) + f"\n\n{study_machine(found)}"
+
+
+def study_weights_table(data: str) -> str:
+    """Each method with several weights on held-out images, and with the best of them on the test images."""
+    found = study_runs(data)
+    trials: dict[str, dict[float, float]] = {}
+    for name, runs in found.items():
+        if runs[0]["held_out"]:
+            trials.setdefault(name.rsplit("-try", 1)[0], {})[runs[0]["weight"]] = runs[0]["accuracy"]
+    weights = sorted({weight for results in trials.values() for weight in results})
+    rows = []
+    for method, results in trials.items():
+        best = max(results, key=lambda weight: results[weight]) if len(results) == len(weights) else None
+        chosen = found.get(method if best == 1 else f"{method}-best{best:g}", {}) if best else {}
+        cells = study_cells(chosen, found["plain"]) if chosen else ["", "", ""]
+        rows.append([method, *(f"{results[w]:.1f}" if w in results else "" for w in weights), cell(best, ""), *cells])
+    header = ["method", *(f"x {weight:g}" for weight in weights), "best", "test", "seeds", "difference to plain"]
+    return markdown(header, rows)
+
+
+def study_machine(found: dict[str, dict[int, dict]]) -> str:
+    """Where and when the runs of a study were made."""
+    runs = [run for seeds in found.values() for run in seeds.values()]
+    if not runs:
+        return "*Not run* yet."
+    machines = {tuple(str(run["environment"][key]) for key in ("device", "torch", "python")) for run in runs}
+    dates = sorted(run["environment"]["date"] for run in runs)
+    hours = sum(run["cpu_seconds"] for run in runs) / 3600
+    where = "; ".join(f"{device}, torch {torch}, Python {python}" for device, torch, python in sorted(machines))
+    return f"*Measured here*: {len(runs)} runs, {hours:.1f} hours of one core, {dates[0]} to {dates[-1]}, {where}."
+
+
 def commands_table() -> str:
     """Each command with the script that runs the same function."""
     scripts = {}
@@ -138,6 +209,10 @@ def main() -> None:
             "methods table": methods_table(models, "CanKD's"),
             "recipes table": methods_table(models, "own"),
             "pairs table": methods_table(models, "zoo"),
+        },
+        "docs/study.md": {
+            **{f"study {data}": study_table(data) for data in ("bccd", "camvid", "scenes")},
+            "study bccd weights": study_weights_table("bccd"),
         },
         "docs/commands.md": {"commands table": commands_table()},
         "docs/performance.md": benchmarks,

@@ -52,7 +52,7 @@ def _proc_bytes(file: str, field: str) -> int | None:
     return int(found.group(1)) * 1024 if found else None
 
 
-def _peak_resident() -> int:
+def peak_resident() -> int:
     """Returns the process's largest resident memory so far, in bytes."""
     # Not ru_maxrss on Linux: it begins with the parent's.
     return _proc_bytes("self/status", "VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -64,7 +64,7 @@ def _reset_peak_resident() -> int:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         pass  # then a peak counts only if it is higher than those before
-    return _peak_resident()
+    return peak_resident()
 
 
 def peak_extra_bytes(step: Callable[[], Any], device: str) -> int:
@@ -85,7 +85,7 @@ def peak_extra_bytes(step: Callable[[], Any], device: str) -> int:
         return torch.cuda.max_memory_allocated() - before
     before = _reset_peak_resident()
     step()
-    return _peak_resident() - before
+    return peak_resident() - before
 
 
 def measure(step: Callable[[], Any], device: str, repeats: int) -> dict[str, Any]:

@@ -1,0 +1,116 @@
+"""A study on the mini data: three rows of the quickstart's pair, a few iterations each."""
+
+import json
+
+import pytest
+from mmengine.config import Config
+
+from cankd.openmmlab.study import Study
+from tests.demo import DATA, STUDENT, TEACHER, TEACHER_CKPT
+
+MATRIX = """
+mini:
+  student: {student}
+  teacher: {{config: {teacher}, checkpoint: {checkpoint}}}
+  metric: coco/bbox_mAP
+  rows:
+    plain: {{seeds: 2}}
+    cankd: {{seeds: 1, method: cankd, options: {{model.distiller.loss.loss_weight: 4}}}}
+    longer: {{length: cankd}}
+  tuning: {{rows: [cankd], weights: [0.5, 1], seeds: 1}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, mini_data):
+    """Matrix and student of a study of four iterations."""
+    folder = tmp_path_factory.mktemp("study")
+    schedule = "param_scheduler = [dict(type='OneCycleLR', eta_max=1e-3, total_steps=4, by_epoch=False)]"
+    data = DATA.format(data=mini_data).replace("max_iters=1, val_interval=2", "max_iters=4, val_interval=4")
+    logs = "default_hooks = dict(logger=dict(interval=1))"
+    (folder / "student.py").write_text(f"_base_ = [{str(STUDENT)!r}]\n{data}\n{schedule}\n{logs}\n")
+    names = dict(student=folder / "student.py", teacher=TEACHER, checkpoint=TEACHER_CKPT)
+    (folder / "matrix.yml").write_text(MATRIX.format(**names))
+    return folder
+
+
+def _study(folder):
+    return Study.read(folder / "matrix.yml", folder / "runs", folder / "records")
+
+
+@pytest.fixture(scope="module")
+def finished(folder, run_tool):
+    """The study in three goes, and what they printed."""
+    call = ("study.py", folder / "matrix.yml", "--out", folder / "runs", "--records", folder / "records")
+    outputs = [
+        run_tool(*call, "--only", "mini/plain/seed0").stdout,
+        run_tool(*call, "--costs", "--only", "mini/plain/*", "mini/cankd/*").stdout,
+        run_tool(*call).stdout,
+    ]
+    return _study(folder), outputs, run_tool(*call, "--list").stdout
+
+
+def _record(study, name):
+    row, seed = name.split("/")
+    return json.loads((study.records / "mini" / f"{row}_{seed}.json").read_text())
+
+
+def _first(study, name):
+    return next(line for line in _record(study, name)["scalars"] if "loss" in line)
+
+
+@pytest.mark.slow
+def test_all_runs_are_recorded_once(finished):
+    study, outputs, listed = finished
+    names = {run.name for run in study.runs()}
+    known = {"plain/seed0", "plain/seed1", "cankd/seed0", "longer/seed0", "cankd-try0.5/seed0", "cankd-try1/seed0"}
+    assert {f"mini/{name}" for name in known} <= names
+    assert "plain/seed0 begins" in outputs[0] and "plain/seed0" not in outputs[2]
+    assert len(listed.splitlines()) == len(names) and "to do" not in listed
+    for run in study.runs():
+        record = json.loads(study.record(run).read_text())
+        assert (record["data"], record["row"], record["seed"]) == ("mini", run.row, run.seed)
+        assert record["environment"]["commit"] and record["peak_bytes"] > 1e8 and record["cpu_seconds"] > 0
+        assert record["environment"]["command"] == f"python tools/study.py --only {run.name}"
+        assert Config.fromstring(record["config"], ".py").randomness.seed == run.seed
+        assert record["accuracy"] == 100 * record["results"].get("coco/bbox_mAP", 0.0)
+
+
+@pytest.mark.slow
+def test_rows_of_a_seed_start_from_the_same_weights_and_see_the_same_images(finished):
+    study = finished[0]
+    plain, other, distilled = (_first(study, name) for name in ("plain/seed0", "plain/seed1", "cankd/seed0"))
+    task = [distilled[f"student.{name}"] for name in ("loss_cls", "loss_bbox")]
+    assert task == pytest.approx([plain["loss_cls"], plain["loss_bbox"]], rel=1e-5)
+    assert plain["loss_cls"] != pytest.approx(other["loss_cls"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_weights_are_chosen_on_images_that_were_not_trained_on(finished):
+    study = finished[0]
+    cfg = Config.fromstring(_record(study, "cankd-try0.5/seed0")["config"], ".py")
+    assert {"type": "DistillWeightHook", "weight": 0.5} in cfg.custom_hooks
+    parts = [cfg[f"{split}_dataloader"].dataset for split in ("train", "test")]
+    files = [{image["file_name"] for image in json.loads(open(part.ann_file).read())["images"]} for part in parts]
+    assert [len(names) for names in files] == [6, 2] and not files[0] & files[1]
+    assert parts[0].data_prefix == parts[1].data_prefix and cfg.test_evaluator.ann_file == parts[1].ann_file
+
+
+@pytest.mark.slow
+def test_a_row_as_long_as_another_one_takes(finished):
+    study = finished[0]
+    rows = json.loads(study.costs("mini").read_text())["rows"]
+    ratio = rows["cankd"]["median"] / rows["plain"]["median"]
+    assert ratio > 1 and _record(study, "longer/seed0")["iterations"] == round(4 * ratio)
+
+
+def test_a_matrix_without_a_teacher(tmp_path, run_tool):
+    (tmp_path / "matrix.yml").write_text("mini: {student: a.py, metric: mIoU, rows: {}}")
+    done = run_tool("study.py", tmp_path / "matrix.yml", check=False)
+    assert done.returncode == 1 and done.stdout.strip().endswith("mini has no teacher. Add what is missing.")
+
+
+def test_no_such_run(run_tool):
+    done = run_tool("study.py", "--only", "bccd/nothing", check=False)
+    assert done.returncode == 1
+    assert "--only: got bccd/nothing, which no run matches. --list prints their names." in done.stdout
