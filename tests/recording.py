@@ -44,7 +44,9 @@ class RecordingHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         losses = {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in outputs.items()}
         with self.file.open("a") as file:
-            file.write(json.dumps({"losses": losses, "gradients": self.norms}) + "\n")
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            weight = getattr(model, "ratio_weight", None)
+            file.write(json.dumps({"losses": losses, "gradients": self.norms, "ratio_weight": weight}) + "\n")
 
     def after_train(self, runner):
         if not runner.cfg.model.get("teacher_ckpt"):

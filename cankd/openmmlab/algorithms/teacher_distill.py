@@ -118,6 +118,7 @@ class TeacherDistill(SingleTeacherDistill):
         if teacher_ckpt:
             load_teacher(self.teacher, teacher_ckpt)
         self.distill_weight = 1.0  # set by DistillWeightHook
+        self.ratio_weight = 1.0  # set by GradientRatioHook
         preprocessors = self.data_preprocessor, self.teacher.data_preprocessor
         self.teacher_images = TeacherImages(*preprocessors) if teacher_preprocess else None
         if not teacher_preprocess and normalise_differently(*preprocessors):
@@ -129,10 +130,11 @@ class TeacherDistill(SingleTeacherDistill):
             )
 
     def weighted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Multiplies distillation losses by ``distill_weight``; values that are no losses by their names stay."""
-        if self.distill_weight == 1:
+        """Multiplies distillation losses by the hooks' weights; values that are no losses by their names stay."""
+        weight = self.distill_weight * self.ratio_weight
+        if weight == 1:
             return losses
-        return {name: value * self.distill_weight if "loss" in name else value for name, value in losses.items()}
+        return {name: value * weight if "loss" in name else value for name, value in losses.items()}
 
     def teacher_batch(
         self, batch_inputs: Tensor, data_samples: Sequence[Any] | None

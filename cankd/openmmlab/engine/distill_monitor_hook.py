@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,9 +31,15 @@ def loss_name(key: str) -> str | None:
     return rest.split(".")[0] if prefix == "distill" else CROSSKD if prefix == CROSSKD else None
 
 
+def loss_scale(optim_wrapper: Any) -> float:
+    """Returns the factor by which an optimizer wrapper multiplies the total loss for mixed precision, otherwise 1."""
+    scaler = getattr(optim_wrapper, "loss_scaler", None)
+    return 1.0 if scaler is None else scaler.get_scale()
+
+
 @dataclass
 class _Part:
-    """A loss value's gradients at the maps that it reads, before the total loss scales it by ``factor``."""
+    """A loss value's gradients at maps, before the total loss scales it by ``factor``."""
 
     name: str
     gradients: dict[int, Tensor]  # by the id of the map
@@ -60,30 +67,31 @@ class GradientShares:
 
     Args:
         algorithm: distillation algorithm, not wrapped.
+        loss_scale: factor by which mixed precision multiplies the total loss; it keeps the gradients of half-precision
+            maps from vanishing here as there. Defaults to 1.
+        through: whether the gradient of a loss is followed to the maps that other losses read, too, so that T has no
+            part of it where one map is computed from another. Needs a student that does not recompute its activations
+            between them (``with_cp``). Defaults to False.
     """
 
-    def __init__(self, algorithm: Any) -> None:
-        self._algorithm = algorithm
+    def __init__(self, algorithm: Any, loss_scale: float = 1.0, through: bool = False) -> None:
+        self._distiller = algorithm.distiller
+        self._loss_scale = loss_scale
+        self._through = through
         self._maps: dict[int, _Map] = {}
         self._parts: list[_Part] = []
         self._shares: dict[str, Tensor] = {}
-        self._neck_hook = None
-        loss, compute = algorithm.loss, algorithm.distiller.compute_distill_losses
-
-        def compute_and_note() -> dict[str, Tensor]:
-            self._note_records()
-            return compute()
-
-        def loss_and_measure(*args: Any, **kwargs: Any) -> dict[str, Tensor]:
-            losses = loss(*args, **kwargs)
-            self._measure(losses)
-            return losses
-
-        algorithm.distiller.compute_distill_losses = compute_and_note
-        algorithm.loss = loss_and_measure
+        self._squares: dict[int, Tensor] = {}  # of each map: (|D_1 + D_2 + ...|^2, |T|^2)
+        self._handles = [
+            self._distiller.distill_losses[name].register_forward_pre_hook(functools.partial(self._note_records, name))
+            for name in self._distiller.loss_forward_mappings
+        ]
+        self._handles.append(algorithm.register_forward_hook(lambda module, inputs, losses: self._measure(losses)))
         if isinstance(algorithm, CrossKD):
-            self._neck_hook = algorithm.student.neck.register_forward_hook(
-                lambda module, inputs, maps: self._note(CROSSKD, list(maps))
+            self._handles.append(
+                algorithm.student.neck.register_forward_hook(
+                    lambda module, inputs, maps: self._note(CROSSKD, list(maps))
+                )
             )
 
     def finish(self) -> dict[str, float]:
@@ -93,20 +101,23 @@ class GradientShares:
             Name -> share from 0 to 1. The name is the loss's; that of a loss which reads several maps has the map's
             number, as in ``crosskd.0``.
         """
-        del self._algorithm.distiller.compute_distill_losses, self._algorithm.loss  # the class's own are found again
-        if self._neck_hook is not None:
-            self._neck_hook.remove()
+        for handle in self._handles:
+            handle.remove()
         return {name: float(share) for name, share in self._shares.items()}
 
-    def _note_records(self) -> None:
-        distiller = self._algorithm.distiller
-        for name, mappings in distiller.loss_forward_mappings.items():
-            records = []
-            for record in mappings.values():
-                if record["from_student"]:
-                    recorder = distiller.student_recorders.get_recorder(record["recorder"])
-                    records.append(recorder.get_record_data(record.get("record_idx", 0), record.get("data_idx")))
-            self._note(name, records)
+    def squares(self) -> tuple[float, float]:
+        """Returns the squared 2-norms of all distillation losses' gradient and of the task's, over all maps."""
+        squares = list(self._squares.values())
+        distilled, task = torch.stack(squares).sum(0).tolist() if squares else (0.0, 0.0)
+        return distilled, task
+
+    def _note_records(self, name: str, *_: Any) -> None:
+        records = []
+        for record in self._distiller.loss_forward_mappings[name].values():
+            if record["from_student"]:
+                recorder = self._distiller.student_recorders.get_recorder(record["recorder"])
+                records.append(recorder.get_record_data(record.get("record_idx", 0), record.get("data_idx")))
+        self._note(name, records)
 
     def _note(self, name: str, records: list[Any]) -> None:
         maps = [record for record in records if isinstance(record, Tensor) and record.requires_grad]
@@ -117,37 +128,46 @@ class GradientShares:
     def _measure(self, losses: dict[str, Any]) -> None:
         for key, values in losses.items():
             name = loss_name(key)
-            read = {place: noted.value for place, noted in self._maps.items() if name in noted.labels}
+            read = any(name in noted.labels for noted in self._maps.values())
+            reached = {
+                place: noted.value for place, noted in self._maps.items() if self._through or name in noted.labels
+            }
             for value in values if isinstance(values, (list, tuple)) else [values]:
                 if read and isinstance(value, Tensor) and value.requires_grad:
-                    self._add_part(str(name), value, read)
+                    self._add_part(str(name), value, reached)
         for place, noted in self._maps.items():
             noted.value.register_hook(lambda total, place=place: self._compare(place, total))
 
-    def _add_part(self, name: str, value: Tensor, read: dict[int, Tensor]) -> None:
+    def _add_part(self, name: str, value: Tensor, reached: dict[int, Tensor]) -> None:
         with torch.autocast(value.device.type, enabled=False):
-            found = torch.autograd.grad(
-                value, list(read.values()), torch.ones_like(value), retain_graph=True, allow_unused=True
-            )
-        part = _Part(name, {place: gradient for place, gradient in zip(read, found) if gradient is not None})
+            wide = value.float()
+            scale = torch.full_like(wide, self._loss_scale)
+            found = torch.autograd.grad(wide, list(reached.values()), scale, retain_graph=True, allow_unused=True)
+        part = _Part(name, {place: gradient for place, gradient in zip(reached, found) if gradient is not None})
         self._parts.append(part)
 
         def keep_factor(gradient: Tensor) -> None:
-            part.factor = gradient.float().mean()
+            part.factor = gradient.float().mean() / self._loss_scale
 
         value.register_hook(keep_factor)
 
     def _compare(self, place: int, total: Tensor) -> None:
-        """Computes the shares at one map, when the gradient of the whole loss has arrived there."""
+        """Computes the shares at one map, when the gradient of the whole loss has arrived there.
+
+        The backward pass of another measurement of the step may call this, too; the step's own comes last and counts.
+        """
         labels = self._maps[place].labels
-        given = {name: torch.zeros_like(total, dtype=torch.float32) for name in labels}
+        zeros = torch.zeros_like(total, dtype=torch.float32)
+        given = dict.fromkeys(labels, zeros)
         for part in self._parts:
-            gradient = part.gradients.pop(place, None)
+            gradient = part.gradients.get(place)
             if gradient is not None:
-                given[part.name] += part.factor * gradient.float()
+                given[part.name] = given.get(part.name, zeros) + part.factor * gradient.float()
+        distilled = sum(given.values(), zeros)
+        task = total.float() - distilled
+        self._squares[place] = torch.stack([distilled.norm(), task.norm()]).square()
         norms = {name: gradient.norm() for name, gradient in given.items()}
-        task = (total.float() - sum(given.values())).norm()
-        everything = task + sum(norms.values())
+        everything = task.norm() + sum(norms.values())
         for name, label in labels.items():
             self._shares[label] = norms[name] / everything.clamp(min=torch.finfo(torch.float32).tiny)
 
@@ -179,7 +199,7 @@ class DistillMonitorHook(Hook):
         """Starts a measurement."""
         algorithm = unwrapped(runner.model)
         if self.every_n_train_iters(runner, self.interval) and isinstance(algorithm, SingleTeacherDistill):
-            self._measuring = GradientShares(algorithm)
+            self._measuring = GradientShares(algorithm, loss_scale(runner.optim_wrapper))
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Logs what was measured."""
