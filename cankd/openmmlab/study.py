@@ -8,10 +8,10 @@ import os
 import runpy
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Sequence
 
 import torch
 import yaml
@@ -43,7 +43,7 @@ class Run:
         method: method as ``make_config`` names it, ``teacher``, or None for the student alone.
         options: keys of the configuration -> values.
         weight: factor on all distillation losses.
-        inherits: whether neck and head start from the teacher's.
+        hooks: hooks of its configuration.
         length: factor on the number of iterations, or the name of a row: as many iterations as take that row's time.
         held_out: whether it is trained on a part of the training data and evaluated on the rest.
     """
@@ -54,7 +54,7 @@ class Run:
     method: str | None = None
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     weight: float = 1.0
-    inherits: bool = False
+    hooks: Sequence[dict[str, Any]] = field(default=(), hash=False)
     length: float | str = 1.0
     held_out: bool = False
 
@@ -88,10 +88,16 @@ class Study:
             ValueError: if the file is no matrix.
         """
         matrix = yaml.safe_load(file.read_text(encoding="utf-8"))
+        known = {"seeds", *(entry.name for entry in fields(Run))} - {"data", "row", "seed", "held_out"}
         for data, entry in matrix.items() if isinstance(matrix, dict) else [("", None)]:
             missing = {"student", "teacher", "metric", "rows"} - set(entry if isinstance(entry, dict) else ())
             if missing:
                 raise ValueError(f"{file}: {data or 'it'} has no {', '.join(sorted(missing))}. Add what is missing.")
+            for row, settings in entry["rows"].items():
+                if set(settings or ()) - known:
+                    raise ValueError(
+                        f"{file}: got {data}.{row} with {', '.join(settings)}, expected some of {', '.join(sorted(known))}."
+                    )
         return cls(matrix, out, records)
 
     def runs(self) -> list[Run]:
@@ -246,11 +252,9 @@ def values_of(study: Study, run: Run) -> dict[str, Any]:
     if run.method:
         values["default_hooks.distill_monitor.interval"] = MEASURED
         values["val_cfg.type"] = "ValLoop"  # the teacher is not evaluated again
-        hooks = []
+        hooks = [*run.hooks]
         if run.weight != 1:
             hooks.append(dict(type="DistillWeightHook", weight=run.weight))
-        if run.inherits:
-            hooks.append(dict(type="InheritTeacherHook"))
         values["custom_hooks"] = hooks
     return values
 

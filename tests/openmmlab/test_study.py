@@ -104,10 +104,20 @@ def test_a_row_as_long_as_another_one_takes(finished):
     assert ratio > 1 and _record(study, "longer/seed0")["iterations"] == round(4 * ratio)
 
 
-def test_a_matrix_without_a_teacher(tmp_path, run_tool):
-    (tmp_path / "matrix.yml").write_text("mini: {student: a.py, metric: mIoU, rows: {}}")
-    done = run_tool("study.py", tmp_path / "matrix.yml", check=False)
-    assert done.returncode == 1 and done.stdout.strip().endswith("mini has no teacher. Add what is missing.")
+@pytest.mark.parametrize(
+    "matrix, error",
+    [
+        ("mini: {student: a.py, metric: mIoU, rows: {}}", "mini has no teacher. Add what is missing."),
+        (
+            "mini: {student: a.py, teacher: {config: b.py}, metric: mIoU, rows: {plain: {seed: 5}}}",
+            "got mini.plain with seed, expected some of hooks, length, method, options, seeds, weight.",
+        ),
+    ],
+)
+def test_a_faulty_matrix(matrix, error, tmp_path):
+    (tmp_path / "matrix.yml").write_text(matrix)
+    with pytest.raises(ValueError, match=error):
+        Study.read(tmp_path / "matrix.yml", tmp_path, tmp_path)
 
 
 def test_no_such_run(run_tool):
