@@ -93,11 +93,10 @@ class Study:
             missing = {"student", "teacher", "metric", "rows"} - set(entry if isinstance(entry, dict) else ())
             if missing:
                 raise ValueError(f"{file}: {data or 'it'} has no {', '.join(sorted(missing))}. Add what is missing.")
-            for row, settings in entry["rows"].items():
+            for row, settings in matrix[data]["rows"].items():
                 if set(settings or ()) - known:
-                    raise ValueError(
-                        f"{file}: got {data}.{row} with {', '.join(settings)}, expected some of {', '.join(sorted(known))}."
-                    )
+                    got, expected = ", ".join(settings), ", ".join(sorted(known))
+                    raise ValueError(f"{file}: got {data}.{row} with {got}, expected some of {expected}.")
         return cls(matrix, out, records)
 
     def runs(self) -> list[Run]:
