@@ -160,7 +160,8 @@ def check_heads(student: Any, teacher: Any, start: int | None = None) -> tuple[H
     Args:
         student: detector with a ``bbox_head``.
         teacher: detector with a ``bbox_head``.
-        start: i, the number of the student's own convolutions in each tower. Defaults to the published one.
+        start: i, the number of the student's own convolutions in each tower. Defaults to the published one, in towers
+            that are too short for it to all but one.
 
     Returns:
         What CrossKD uses of the heads, and i.
@@ -184,8 +185,9 @@ def check_heads(student: Any, teacher: Any, start: int | None = None) -> tuple[H
             "teacher's goes on where the student's stops."
         )
     adapter = ADAPTERS[type(own)]
-    start = adapter.start if start is None else start
     convolutions = min(head.stacked_convs for head in heads)
+    if start is None:
+        start = adapter.start if adapter.start <= convolutions else max(convolutions - 1, 0)
     if not isinstance(start, int) or not 0 <= start <= convolutions:
         raise ValueError(f"start: got {start!r}, expected 0 to {convolutions}, the towers' convolutions.")
     for name, values in {
@@ -259,7 +261,8 @@ class CrossKD(TeacherDistill):
         teacher: configuration of the teacher; its head must be of the same class as the student's.
         teacher_ckpt: path or URL of the teacher's weights. Defaults to None.
         start: i, the number of the student's own convolutions in each tower; 0 starts with the
-            neck's maps. Defaults to the published one: 3, for FCOS 2.
+            neck's maps. Defaults to the published one: 3, for FCOS 2; in towers that are too short for it to all but
+            one.
         cls_weight: weight of ``loss_cls``. Defaults to the published one: 1, for FCOS 0.4.
         reg_weight: weight of ``loss_reg``. Defaults to the published one: 1, for GFL 4, for FCOS 0.75.
         centerness_weight: weight of ``loss_centerness``. Defaults to the published one, 1.

@@ -516,3 +516,9 @@ def test_bad_arguments_are_refused(arguments, message):
         arguments = {"student": _detector("GFLHead", 1, **arguments["student"])}
     with pytest.raises(ValueError, match=message):
         _crosskd("GFLHead", **arguments)
+
+
+@pytest.mark.parametrize(("convolutions", "expected"), [(4, 3), (3, 3), (2, 1), (1, 0)])
+def test_short_towers_share_their_last_convolution_with_the_teacher(convolutions, expected):
+    student, teacher = (_detector("RetinaHead", seed, stacked_convs=convolutions) for seed in (1, 2))
+    assert _crosskd("RetinaHead", student=student, teacher=teacher).start == expected
