@@ -142,11 +142,7 @@ class Pictures:
 
 def shown_groups(study: Study) -> list[Group]:
     """Returns the plain student and the most accurate distillations, which pictures show."""
-
-    def mean(group: Group) -> float:
-        return sum(group.accuracies.values()) / max(len(group.accuracies), 1)
-
-    best = sorted(study.distillations, key=mean, reverse=True)[:SHOWN_DISTILLATIONS]
+    best = sorted(study.distillations, key=lambda group: group.mean_accuracy, reverse=True)[:SHOWN_DISTILLATIONS]
     return [*([study.plain] if study.plain else []), *best]
 
 

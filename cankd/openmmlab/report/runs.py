@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterator, Sequence
@@ -99,6 +100,11 @@ class Group:
     def accuracies(self) -> dict[Any, float]:
         """Returns seed -> accuracy in percent, of the runs that have one."""
         return {run.seed: run.accuracy for run in self.runs if run.accuracy is not None}
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Returns the mean of the accuracies, 0 if there are none."""
+        return statistics.fmean(self.accuracies.values()) if self.accuracies else 0.0
 
 
 @dataclass

@@ -169,7 +169,7 @@ def test_the_page_says_what_ran_where_and_what_is_missing(page, work_dirs):
     assert distilled[3:] == ["4 × NLKDINLoss, weight 4", "2 iterations, batch 2", "AdamW, lr 0.001", "0"]
     lines = [json.loads(line) for line in find_scalars(work_dirs / "cankd/seed0")[0].read_text().splitlines()]
     seconds = sorted(line["time"] for line in lines if "loss" in line)[1]
-    assert page.tables["Cost"][2][:2] == ["NLKDINLoss", f"{seconds:.3g}"]
+    assert page.tables["Cost"][2][:2] == ["NLKDINLoss", f"{seconds:.3f}"]
     provenance = page.tables["Environment and provenance"]
     (environment,) = (json.loads(file.read_text()) for file in work_dirs.glob("cankd/seed0/*/environment.json"))
     assert provenance[1][0] == "runs/cankd/seed0" and provenance[1][2:5] == [
