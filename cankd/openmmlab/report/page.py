@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
@@ -9,7 +10,7 @@ import statistics
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Sequence, Tuple
 
 import jinja2
 from markupsafe import Markup, escape
@@ -19,7 +20,7 @@ from cankd.openmmlab.analysis.curves import Curve
 from cankd.openmmlab.analysis.robustness import GROUPS, METRICS, find_metric, summarise
 from cankd.openmmlab.engine.distill_monitor_hook import loss_name
 from cankd.openmmlab.report.charts import curve_chart, figures, heatmap_chart, interval_chart, thinned
-from cankd.openmmlab.report.pictures import TEACHER, Picture, Pictures
+from cankd.openmmlab.report.pictures import TEACHER, NoCheckpoint, Picture, Pictures
 from cankd.openmmlab.report.runs import (
     METRIC_NAMES,
     PLAIN,
@@ -27,8 +28,10 @@ from cankd.openmmlab.report.runs import (
     Run,
     Study,
     described_model,
+    distillation_losses,
     find_runs,
     group_runs,
+    has_student_of,
     student_model,
     validation_data,
 )
@@ -189,7 +192,7 @@ def _recipe(group: Group) -> dict[str, str]:
     if group.first.is_distillation:
         file = cfg.model.get("teacher_ckpt") or "its configuration's weights"
         teacher = f"{described_model(student_model(cfg, 'teacher'))}, `{Path(str(file)).name}`"
-        losses = _described_losses(cfg.model.get("distiller", {}).get("distill_losses", {}))
+        losses = _described_losses(distillation_losses(cfg)) or str(cfg.model.type).split(".")[-1]
     schedule = cfg.get("train_cfg") or {}
     iterations, epochs = schedule.get("max_iters"), schedule.get("max_epochs")
     length = f"{iterations:,} iterations" if iterations else f"{epochs} epochs"
@@ -249,7 +252,7 @@ def _losses(study: Study) -> Section:
 
 def _loss_charts(group: Group) -> list[Chart]:
     """Returns the charts of one method's losses."""
-    names = list(dict.fromkeys(key for run in group.runs for key in run.curves))
+    names = sorted({key for run in group.runs for key in run.curves})
     tasks: list[str] = []
     distilled: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -311,7 +314,8 @@ def _comparison(study: Study) -> Section:
         points += [{"method": group.name, "value": figures(v), "seed": s} for s, v in group.accuracies.items()]
         deviation = figure(statistics.stdev(values) if len(values) > 1 else None, 2)
         row = [group.name, str(len(values)), f"{interval.mean:.2f}", deviation, _range(interval)]
-        paired = {s: v - baseline[s] for s, v in group.accuracies.items() if s in baseline and group.name != PLAIN}
+        is_compared = study.plain and group is not study.plain and has_student_of(group.first, study.plain.first)
+        paired = {s: v - baseline[s] for s, v in group.accuracies.items() if s in baseline and is_compared}
         if paired:
             interval = t_interval(list(paired.values()))
             differences.append(_bar(group.name, interval))
@@ -363,34 +367,39 @@ def _pictures(
             section.text = "Left out; `cankd report WORK_DIR --images 100` makes them from the checkpoints."
         return sections
     tell(f"{study.name}: predictions for {images} validation images ...")
-    try:
+    pictures = None
+    with _errors_shown(*sections):
         pictures = Pictures(study, images, device, cfg_options)
-        if not pictures.models:
-            raise FileNotFoundError("No run of the plain student or of a distillation left a checkpoint")
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        for section in sections:
-            section.text = _why(error)
+    if pictures is None:
         return sections
-    try:
+    with _errors_shown(features):
         features.pictures = pictures.features()
         features.text = "The mean absolute value over the channels; each channel is standardised over the positions."
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        features.text = _why(error)
-    try:
+    with _errors_shown(predictions, matrices):
         predictions.pictures, matrices.pictures = pictures.predictions()
         matrices.text = f"The first {images} validation images, or all where there are fewer."
         if not predictions.pictures:
             predictions.text = "A classifier's predictions are in the confusion matrices."
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        predictions.text = matrices.text = _why(error)
     return sections
+
+
+@contextlib.contextmanager
+def _errors_shown(*sections: Section) -> Iterator[None]:
+    """Puts the message of an error into sections, so that the page is written all the same."""
+    try:
+        yield
+    except Exception as error:
+        for section in sections:
+            section.text = _why(error)
 
 
 def _why(error: Exception) -> str:
     message = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, NoCheckpoint):
+        return f"Not made: {message}."
     return (
         f"Not made: {message}. `cankd report WORK_DIR --cfg-options KEY=VALUE` changes the configurations, such as "
-        "`val_dataloader.dataset.data_root`; `cankd train` writes checkpoints."
+        "`val_dataloader.dataset.data_root`."
     )
 
 
@@ -417,7 +426,7 @@ def _cost(study: Study) -> Section:
     text = "Medians of the logged seconds of a training step, with the loading of its data; means over the runs."
     if not any(run.memory for group in study.groups for run in group.runs):
         text += " Memory is logged on GPUs alone; `cankd benchmark-step` measures it on a CPU."
-    header = ["method", "seconds per step", "times the plain student's", "GPU memory, MB", "runs"]
+    header = ["method", "seconds per step", "times the plain student's", "peak of memory, MB", "runs"]
     caption = "Seconds per training step of each run (ticks) and their mean"
     chart = interval_chart(points, intervals, "seconds per step", f"{caption}.")
     return Section("Cost", text, charts=[(caption, chart)], tables=[Table(header, rows)])
