@@ -161,7 +161,8 @@ def test_memory_layout_makes_no_difference(affinity, layout, device):
 def test_gradcheck(affinity, device):
     ours, _ = _pair(4, torch.float64, device, affinity=affinity)
     x, y = (t.to(device) for t in _maps((2, 4, 4, 5)))
-    assert torch.autograd.gradcheck(lambda x: ours(x, y), x.requires_grad_())
+    # A GPU need not add up in the same order twice.
+    assert torch.autograd.gradcheck(lambda x: ours(x, y), x.requires_grad_(), nondet_tol=1e-10)
 
 
 def test_align_resizes_the_student():

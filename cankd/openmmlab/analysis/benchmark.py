@@ -29,10 +29,6 @@ Result = TypeVar("Result")
 GPU_WARM_UP = 3
 
 
-def _new_interpreter() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-
-
 def _call_in(pool: ProcessPoolExecutor, function: Callable[..., Result], *args: Any) -> Result:
     try:
         return pool.submit(function, *args).result()
@@ -43,7 +39,9 @@ def _call_in(pool: ProcessPoolExecutor, function: Callable[..., Result], *args: 
 
 
 def in_own_process(function: Callable[..., Result], *args: Any) -> Result:
-    """Calls a function in a new interpreter, so that no measurement inherits another's memory.
+    """Calls a function in a process of its own, so that no measurement inherits another's memory.
+
+    The process is forked from one that has imported the libraries and done nothing else.
 
     Args:
         function: function of a module to call; function, arguments and result are pickled.
@@ -55,7 +53,9 @@ def in_own_process(function: Callable[..., Result], *args: Any) -> Result:
     Raises:
         ChildProcessError: if the process died, as it does when memory runs out.
     """
-    with _new_interpreter() as pool:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
         return _call_in(pool, function, *args)
 
 
@@ -63,13 +63,13 @@ def in_own_process(function: Callable[..., Result], *args: Any) -> Result:
 def measuring(device: str) -> Iterator[Callable[..., Any]]:
     """Yields a function that calls another as :func:`in_own_process` does.
 
-    On a CPU each call has a new interpreter. On a GPU one serves all calls: torch counts the memory of each step
-    there, and a new interpreter would take longer than most measurements.
+    On a CPU each call has a process of its own. On a GPU one new interpreter serves all calls: CUDA does not work in
+    forked processes, and torch counts the memory of each step by itself.
 
     Args:
         device: ``cpu`` or ``cuda``.
     """
-    with _new_interpreter() as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield in_own_process if device == "cpu" else functools.partial(_call_in, pool)
 
 

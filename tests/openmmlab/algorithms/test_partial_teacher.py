@@ -378,7 +378,7 @@ OPTIONS: dict = {
     "teacher_fuse_conv_bn": (True, 1e-4),
     "teacher_compile": (dict(backend="aot_eager"), 1e-4),
     "teacher_dtype": ("bfloat16", 5e-2),
-    "teacher_eval": (True, 0),
+    "teacher_eval": (True, 1e-6),
 }
 
 
@@ -416,7 +416,7 @@ def test_all_options_together(device):
 
 
 def test_compiled_with_the_default_compiler(device):
-    case = (RESNET, "backbone.layer1", [{}], _classification_batch)
+    case: tuple = (RESNET, "backbone.layer1", [{}], _classification_batch)
     teacher = _compare_with_plain(device, 1e-4, *case, teacher_compile=True)
     compiled = {name for name, module in teacher.named_modules() if "forward" in vars(module)}
     assert "backbone.layer1" in compiled and not compiled & {"backbone", "backbone.layer1.0"}
