@@ -169,7 +169,7 @@ def check(parts: Sequence[Part], out: Path, device: str, tell: Callable[[str], N
     end = time.time() + seconds
     gpus = torch.cuda.device_count() if device == "cuda" else 0
     report: dict[str, Any] = {
-        "machine": environment(device),
+        "machine": {**environment(device), "command": f"bash tools/gpu_check.sh {out} --device {device}"},
         "versions": {name: str(importlib.import_module(name).__version__) for name in TESTED},
         "gpus": gpus,
         "two_processes": "NCCL" if gpus > 1 else "gloo on the CPU; NCCL needs two GPUs and was not run",

@@ -270,7 +270,7 @@ def test_mixed_precision_changes_the_losses_by_rounding_only(kind, device):
         assert relative_error(got[name], expected[name]) < TOLERANCE[dtype], name
     sum(got.values()).backward()
     gradients = [parameter.grad for parameter in algorithm.student.parameters() if parameter.grad is not None]
-    assert len(gradients) > 50 and all(gradient.isfinite().all() for gradient in gradients)
+    assert len(gradients) > 40 and all(gradient.isfinite().all() for gradient in gradients)
 
 
 @pytest.mark.parametrize("kind", STOCK)
