@@ -99,10 +99,10 @@ def make_parts(out: Path, device: str) -> list[Part]:
     step += " configs/demo/quickstart_cankd.py --shape 64 64 --repeats 1 --steps plain published ours"
     quickstart += " --iterations 2 --train-images 16 --val-images 4"
     return [
-        part("tests", 120, read_tests, f"{tests} tests/losses/test_precision.py"),
-        part("loss", 120, loss_report, f"{loss} --levels 1x16x40x48 --implementations naive ours --repeats 3"),
-        part("step", 120, step_report, step),
-        part("quickstart", 170, read_quickstart, quickstart),
+        part("tests", 80, read_tests, f"{tests} tests/losses/test_precision.py"),
+        part("loss", 110, loss_report, f"{loss} --levels 1x16x40x48 --implementations naive ours --repeats 3"),
+        part("step", 110, step_report, step),
+        part("quickstart", 230, read_quickstart, quickstart),
     ]
 
 

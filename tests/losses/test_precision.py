@@ -9,7 +9,7 @@ import torch
 
 from cankd.losses import ACAMKDLoss, FeatureMSELoss, FGDLoss, NLKDINLoss
 from cankd.openmmlab.analysis.benchmark_loss import DTYPES, precision
-from tests.conftest import TOLERANCE, enliven, relative_error
+from tests.conftest import enliven, relative_error
 
 BOXES = torch.tensor([[[4.0, 8.0, 60.0, 40.0], [30.0, 30.0, 112.0, 80.0]], [[0, 0, 16, 16], [8, 8, 24, 33]]])
 LOSSES: dict = {
@@ -21,8 +21,6 @@ LOSSES: dict = {
 }
 # Releases before 2.4 have no float16 autocast on CPUs.
 KINDS = [kind for kind in DTYPES if kind not in ("float64", "float16")] + ["float16"] * hasattr(torch.amp, "GradScaler")
-# TF32 has float16's precision and float32's range.
-NARROW = {"tf32": TOLERANCE[torch.float16]}
 
 
 def _step(loss, student, teacher, kind, device):
@@ -55,7 +53,7 @@ def test_equals_float64_on_the_cpu(name, kind, device):
     student, teacher = (torch.randn(2, 16, 10, 14).to(DTYPES[kind][0]).float() for _ in range(2))
     got, gradients = _step(narrow, student.to(device).detach().requires_grad_(), teacher, kind, device)
     expected, wanted = _step(wide, student.double().requires_grad_(), teacher, "float64", "cpu")
-    tolerance = NARROW.get(kind) or TOLERANCE[DTYPES[kind][0]]
+    tolerance = DTYPES[kind][2]
     for part in expected:
         assert got[part].dtype == torch.float32 and relative_error(got[part], expected[part]) < tolerance, part
     # Gradients that are zero in exact arithmetic are compared in absolute terms.

@@ -267,7 +267,8 @@ def test_mixed_precision_changes_the_losses_by_rounding_only(kind, device):
     with torch.autocast(device, dtype):
         got = _cross_losses(algorithm, *_batch())
     for name in expected:
-        assert relative_error(got[name], expected[name]) < TOLERANCE[dtype], name
+        # Two whole detectors round.
+        assert relative_error(got[name], expected[name]) < 2 * TOLERANCE[dtype], name
     sum(got.values()).backward()
     gradients = [parameter.grad for parameter in algorithm.student.parameters() if parameter.grad is not None]
     assert len(gradients) > 40 and all(gradient.isfinite().all() for gradient in gradients)
