@@ -10,7 +10,7 @@ from cankd.openmmlab.analysis.benchmark_step import check_config
 from cankd.openmmlab.commands import benchmark_loss, benchmark_step, quickstart
 from cankd.openmmlab.configs import read_config
 from tests.conftest import ROOT, run_python
-from tests.gpu_check import SECONDS, STEP, Part, check, make_parts, read_tests
+from tests.gpu_check import STEP, Part, check, make_parts, read_tests
 
 PARSERS = {"benchmark_loss": benchmark_loss, "benchmark_step": benchmark_step, "quickstart": quickstart}
 
@@ -18,7 +18,7 @@ PARSERS = {"benchmark_loss": benchmark_loss, "benchmark_step": benchmark_step, "
 @pytest.mark.parametrize("device", ["cpu", "cuda"], ids=str)
 def test_commands_are_valid_and_fit_into_nine_minutes(device, tmp_path):
     parts = make_parts(tmp_path, device)
-    assert sum(part.limit for part in parts) <= SECONDS < 9 * 60
+    assert sum(part.limit for part in parts) <= 530  # which leaves ten seconds for the rest
     for part in parts:
         if part.arguments[0] != "-m":
             tool, *arguments = part.arguments
@@ -37,8 +37,8 @@ def test_a_part_that_fails_is_reported_and_the_others_run(tmp_path):
     (tmp_path / "test_two.py").write_text(TESTS)
     junit = f"--junitxml={out}/tests/junit.xml"
     parts = [
-        Part("tests", 60, ["-m", "pytest", "-p", "no:cacheprovider", junit, str(tmp_path)], read_tests),
         Part("endless", 1, ["-c", ENDLESS], lambda folder: (folder / "absent.md").read_text()),
+        Part("tests", 60, ["-m", "pytest", "-p", "no:cacheprovider", junit, str(tmp_path)], read_tests),
         Part("good", 60, ["-c", "print('done')"], lambda folder: folder.with_suffix(".log").read_text()),
     ]
     assert not check(parts, out, "cpu", told.append)
