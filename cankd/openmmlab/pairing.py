@@ -9,7 +9,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 import torch
 from mmdet.structures import DetDataSample
@@ -29,7 +29,7 @@ from cankd.openmmlab.inference import noise_batch
 from cankd.openmmlab.loading import build_model
 from cankd.openmmlab.own_data import GivenData
 from cankd.openmmlab.preprocessing import normalise_differently
-from cankd.openmmlab.recording import OutputIndex, module_shapes, nearest_names
+from cankd.openmmlab.recording import OutputIndex, module_shapes, nearest_names, shapes_in_training
 from cankd.openmmlab.zoo import ZooModel, zoo_model
 
 IMAGE = (256, 256)
@@ -185,13 +185,18 @@ def load_side(
     if outline:
         with contextlib.suppress(Exception), weightless():  # some operators cannot run without values
             model = build_model(cfg)
-            shapes = _feature_shapes(model, {"inputs": torch.empty(1, 3, *IMAGE)})
-            return Side(config, cfg, model, shapes, IMAGE, zoo_model(config))
+            shapes, image = _features(model, lambda size: {"inputs": torch.empty(1, 3, *size)})
+            return Side(config, cfg, model, shapes, image, zoo_model(config))
     try:
         model = build_model(cfg)
     except Exception as error:
         raise ValueError(f"{config}: the model cannot be built here. {_short(error)}") from error
-    shapes, image = _features(config, cfg, model)
+    try:
+        shapes, image = _features(model, lambda size: _image(cfg, model, size))
+    except Exception as error:
+        raise ValueError(
+            f"{config}: the model cannot extract the features of an image here. {_short(error)}"
+        ) from error
     return Side(config, cfg, model, shapes, image, zoo_model(config))
 
 
@@ -226,28 +231,31 @@ def _feature_shapes(model: BaseModel, data: Mapping[str, Any]) -> dict[str, dict
     shapes = module_shapes(model, data, whole=False)
     predicted = shapes.get("backbone", {}).get((0,))
     if predicted:
-        model.backbone.training = True  # of the backbone itself; the modules inside stay as they are
-        trained = module_shapes(model, data, whole=False)["backbone"]
-        model.backbone.training = False
+        trained = shapes_in_training(model, data)
         shapes["backbone"] = {index: shape for index, shape in trained.items() if shape == predicted}
     return shapes
 
 
-def _features(config: str, cfg: Config, model: BaseModel) -> tuple[dict, tuple[int, int]]:
-    """Extracts the features of one image, of the size that the model is trained with if it takes no other."""
+def _features(
+    model: BaseModel, batch: Callable[[Sequence[int]], Mapping[str, Any]]
+) -> tuple[dict[str, dict[OutputIndex, tuple[int, ...]]], tuple[int, int]]:
+    """Extracts the features of one image, of the size that the model is trained with if it takes no other.
+
+    Args:
+        model: the model.
+        batch: makes the batch of one image of a height and width.
+
+    Returns:
+        What the modules return, and height and width of the image.
+    """
     trained = getattr(model.data_preprocessor, "size", None)
-    sizes = [IMAGE, trained] if trained else [IMAGE]
-    for size in sizes:
+    for size in [IMAGE, trained] if trained else [IMAGE]:
         try:
-            data = _image(cfg, model, size)
-            shapes = _feature_shapes(model, data)
-            break
+            data = batch(size)
+            return _feature_shapes(model, data), tuple(data["inputs"].shape[-2:])
         except Exception as error:
-            if size is sizes[-1]:
-                raise ValueError(
-                    f"{config}: the model cannot extract the features of an image here. {_short(error)}"
-                ) from error
-    return shapes, tuple(data["inputs"].shape[-2:])
+            failed = error
+    raise failed
 
 
 def _short(error: BaseException) -> str:
@@ -573,9 +581,7 @@ def config_text(
         changes["load_from"] = None
     if cfg.get("data_preprocessor"):  # mmengine would give it to the distillation; the student has its own
         changes["data_preprocessor"] = None
-    modules = [
-        name for side in (student, teacher) for name in (side.cfg.get("custom_imports") or {}).get("imports", [])
-    ]
+    modules = [name for side in (student, teacher) for name in _imports(side.cfg)]
     base_file = _base(METHODS[method][0])
     model: dict[str, Any] = dict(
         _delete_=True,
@@ -605,6 +611,12 @@ def config_text(
     lines += [f"# learns from {teacher.name} ({accuracy_text(teacher.entry)})."]
     lines += [f"{key} = {python_code(value, taken=len(key) + 3)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
+
+
+def _imports(cfg: Config) -> list[str]:
+    """Returns the modules that a configuration imports; some name a single one without a list."""
+    imports = (cfg.get("custom_imports") or {}).get("imports", [])
+    return [imports] if isinstance(imports, str) else list(imports)
 
 
 def training_text(student: Side, data: GivenData, out: Path) -> str:

@@ -167,9 +167,11 @@ def test_activations_are_computed_anew_without_a_search_for_unused_parameters(tm
     student = tmp_path / "student.py"
     for recomputes in (False, True):
         text = f"_base_ = 'mmdet::{STOCK}'\nmodel = dict(backbone=dict(with_cp={recomputes}))\n"
+        text += "custom_imports = dict(imports='cankd.losses')\n"  # one module without a list
         student.write_text(text)
         cfg, _ = _make(tmp_path, student, RETINANET.format("r18"))
         assert cfg.get("find_unused_parameters", False) is not recomputes
+        assert cfg.custom_imports.imports == ["cankd.losses", "cankd.openmmlab"]
 
 
 def test_a_teacher_is_evaluated_where_it_can_be():
