@@ -176,12 +176,14 @@ def load_side(
         cfg = read_config(config, {"own_data": own_data} if own_data else None)
     if "::" in config and not own_config(config):  # models without a head have no default scope
         cfg.setdefault("default_scope", module_of(config.split("::")[0]))
-    if is_distillation_config(cfg):
+    if is_distillation_config(cfg) or any(key.startswith("teacher_") for key in cfg.model):  # mmdet's LD and LAD
         raise ValueError(f"{config}: got a distillation, expected the configuration of a single model.")
     if "language_model" in cfg.model or "text_encoder" in cfg.model:
         raise ValueError(f"{config}: got a model that reads text, expected one that takes images alone.")
     if "detector" in cfg.model or "tracker" in cfg.model:
         raise ValueError(f"{config}: got a tracker or a detector inside another model, expected a plain model.")
+    if str((cfg.model.get("data_preprocessor") or {}).get("type")).endswith("TrackDataPreprocessor"):
+        raise ValueError(f"{config}: got a model of videos, expected one that takes single images.")
     if outline:
         with contextlib.suppress(Exception), weightless():  # some operators cannot run without values
             model = build_model(cfg)
@@ -236,6 +238,12 @@ def _feature_shapes(model: BaseModel, data: Mapping[str, Any]) -> dict[str, dict
     return shapes
 
 
+def image_sizes(model: BaseModel) -> list[tuple[int, int]]:
+    """Returns heights and widths to try a model with: a small one, then what it is trained with, if that is fixed."""
+    trained = getattr(model.data_preprocessor, "size", None)
+    return [IMAGE, tuple(trained)] if trained else [IMAGE]
+
+
 def _features(
     model: BaseModel, batch: Callable[[Sequence[int]], Mapping[str, Any]]
 ) -> tuple[dict[str, dict[OutputIndex, tuple[int, ...]]], tuple[int, int]]:
@@ -248,8 +256,7 @@ def _features(
     Returns:
         What the modules return, and height and width of the image.
     """
-    trained = getattr(model.data_preprocessor, "size", None)
-    for size in [IMAGE, trained] if trained else [IMAGE]:
+    for size in image_sizes(model):
         try:
             data = batch(size)
             return _feature_shapes(model, data), tuple(data["inputs"].shape[-2:])
@@ -282,7 +289,8 @@ def pair_maps(
     """Pairs the maps of two models by their strides.
 
     Without ``source`` the outputs of both necks are compared, or those of both backbones if one of the models has no
-    neck. Without ``levels`` it is as many of a neck's maps as the method's published settings have, the finest first,
+    neck; of a backbone that returns no maps, as a classifier's vision transformer, those of its last part that does.
+    Without ``levels`` it is as many of a neck's maps as the method's published settings have, the finest first,
     and the last map of a backbone that has a partner. Of several maps of one stride the last one counts. Where no
     stride agrees, the maps of the nearest strides are compared.
 
@@ -335,8 +343,17 @@ def _sources(student: Side, teacher: Side, method: str, source: Sequence[str] | 
         return source[0], source[-1]
     if method == "cwd" and student.classes and student.classes == teacher.classes:
         return LOGITS, LOGITS
-    name = "neck" if student.maps("neck") and teacher.maps("neck") else "backbone"
-    return name, name
+    if student.maps("neck") and teacher.maps("neck"):
+        return "neck", "neck"
+    return _backbone(student), _backbone(teacher)
+
+
+def _backbone(side: Side) -> str:
+    """Returns the backbone, or the last of its parts that returns one map where it returns something else itself."""
+    if side.maps("backbone"):
+        return "backbone"
+    parts = [name for name in side.shapes if name.startswith("backbone.") and name.count(".") <= 2]  # blocks at most
+    return next((name for name in reversed(parts) if (0,) in side.shapes[name] and side.maps(name)), "backbone")
 
 
 def _maps_of(side: Side, source: str) -> list[Map]:
