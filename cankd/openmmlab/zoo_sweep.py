@@ -193,7 +193,7 @@ def train_step(cfg: Config, image: tuple[int, int]) -> dict[str, float]:
     with in_scope(cfg):
         algorithm = revert_sync_batchnorm(MODELS.build({**cfg.model, "teacher_ckpt": None})).train()
         for module in algorithm.modules():
-            if "Pretrained" in str(getattr(module, "init_cfg", None)):
+            if "checkpoint" in str(getattr(module, "init_cfg", None)):
                 module.init_cfg = None
         for model in (algorithm.student, algorithm.teacher):  # some leave weights unset until then
             model.init_weights()
