@@ -325,7 +325,8 @@ def page(results: Iterable[dict[str, Any]]) -> str:
             names = [Path(result[side]).stem if side in result else "–" for side in ("student", "teacher")]
             strides = ", ".join(map(str, result.get("strides", []))) or "–"
             outcome = f"trains, {result['seconds']:.0f} s" if result["reason"] is None else result["reason"]
-            lines.append(f"| {' | '.join([result['family'], *names, strides, outcome.replace('|', '/')])} |")
+            outcome = outcome.replace("|", "/").replace("`", "'")  # no marks of Markdown
+            lines.append(f"| {' | '.join([result['family'], *names, strides, outcome])} |")
     return "\n".join(lines) + "\n"
 
 
