@@ -43,7 +43,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.8",
     packages=find_packages(include=["cankd", "cankd.*"]),
-    package_data={"cankd.openmmlab.report": ["page.html"]},
+    package_data={"cankd.openmmlab": ["public_data.txt"], "cankd.openmmlab.report": ["page.html"]},
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["cankd = cankd.__main__:main"]},
     # torch and the OpenMMLab libraries are found, not required: see requirements.txt. The losses need only torch.

@@ -40,6 +40,11 @@ COMMANDS = {
     "benchmark-step": ("benchmark_step", "main", "measure what a distillation step costs"),
     "make-mini": ("make_mini", "main", "write a few generated images in the layout of a real data set"),
     "make-quickstart-data": ("make_quickstart_data", "main", "generate the quickstart's data"),
+    "prepare-public-data": (
+        "prepare_public_data",
+        "main",
+        "lay out a download of BCCD or CamVid for training",
+    ),
     "make-gallery-data": ("make_gallery_data", "main", "generate small segmentation and classification data"),
 }
 

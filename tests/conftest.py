@@ -29,8 +29,8 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4, torch.bfloat16: 0.1, tor
 
 def relative_error(got: torch.Tensor, expected: torch.Tensor, floor: float = 1e-10) -> float:
     """Returns the norm of the difference over that of the expected tensor (absolute below ``floor``)."""
-    difference = (got.double() - expected.double()).norm().item()
-    return difference / max(expected.double().norm().item(), floor)
+    got, expected = got.double().cpu(), expected.double().cpu()
+    return (got - expected).norm().item() / max(expected.norm().item(), floor)
 
 
 def enliven(module: torch.nn.Module, seed: int = 0) -> None:
@@ -39,6 +39,33 @@ def enliven(module: torch.nn.Module, seed: int = 0) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="device of the tests that are marked gpu; default: cpu"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--device") == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("--device: got cuda on a machine without a GPU. Leave it out.")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that take the device as a parameter."""
+    for item in items:
+        if "device" in getattr(item, "fixturenames", ()):
+            item.add_marker("gpu")
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Returns ``cpu``, or the device of ``--device``; on a GPU float32 is not rounded to TF32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    return request.config.getoption("--device")
 
 
 @pytest.fixture(autouse=True)

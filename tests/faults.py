@@ -357,6 +357,11 @@ TESTING = [
 IMAGE = "visualizations/predictions.py {image} --out-file {out} "
 TOOLS = [
     Fault(
+        "a download that lacks files of the data set",
+        "dataset_tools/prepare_public_data.py camvid {base}.absent --out {out}",
+        "got 1402 of 1402 files that are not camvid's",
+    ),
+    Fault(
         "a checkpoint that is not there", "model_converters/convert_kd_ckpt_to_student.py absent.pth", "got absent.pth"
     ),
     Fault(

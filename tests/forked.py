@@ -17,6 +17,9 @@ from typing import Mapping, Sequence
 
 import torch
 
+# The libraries look for a GPU when they are imported, and CUDA's own way of looking forbids it to forked processes.
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+
 import cankd.openmmlab  # noqa: F401  (the server imports it once for all)
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,10 @@ LAYERS = [
     ["cankd.openmmlab.report"],
     ["cankd.openmmlab.doctor"],
     ["cankd.openmmlab.pairing", "cankd.openmmlab.teachers", "cankd.openmmlab.zoo_sweep"],
-    ["cankd.openmmlab.analysis", "cankd.openmmlab.visualization", "cankd.openmmlab.scenes", "cankd.openmmlab.datasets"],
+    [
+        *("cankd.openmmlab.analysis", "cankd.openmmlab.visualization", "cankd.openmmlab.scenes"),
+        *("cankd.openmmlab.datasets", "cankd.openmmlab.public_data"),
+    ],
     ["cankd.openmmlab.engine"],
     ["cankd.openmmlab.algorithms"],
     ["cankd.openmmlab.inference", "cankd.openmmlab.loading"],

@@ -71,8 +71,8 @@ def test_every_page_is_linked_from_the_home_page():
     assert {*links, "README.md"} == {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
 
 
-# The others name files as they were, or those of the authors' repository.
-CURRENT = [name for name in NAMES if not name.startswith(("logfile", "CHANGELOG", "docs/published"))]
+# The others name files as they were, those of the authors' repository, or quote errors of the libraries.
+CURRENT = [name for name in NAMES if not name.startswith(("logfile", "CHANGELOG", "docs/published", "docs/zoo_sweep"))]
 
 
 @pytest.mark.parametrize("name", CURRENT)

@@ -10,11 +10,11 @@ from tests.conftest import TOLERANCE, relative_error
 SHAPES = [(2, 8, 10, 14), (1, 3, 7, 9), (3, 6, 2, 5), (2, 4, 3, 2)]
 
 
-def _maps(shape, dtype=torch.float64, seed=0):
+def _maps(shape, dtype=torch.float64, seed=0, device="cpu"):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator, dtype=torch.float64) * 3 + 1
     y = torch.randn(shape, generator=generator, dtype=torch.float64) * 0.5 - 2
-    return x.to(dtype).requires_grad_(), y.to(dtype).requires_grad_()
+    return x.to(device, dtype).requires_grad_(), y.to(device, dtype).requires_grad_()
 
 
 def _expected(x, y):
@@ -23,9 +23,9 @@ def _expected(x, y):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_instance_norm_mse_equals_autograd(shape, dtype):
-    x, y = _maps(shape, dtype)
-    wide_x, wide_y = (t.detach().double().requires_grad_() for t in (x, y))
+def test_instance_norm_mse_equals_autograd(shape, dtype, device):
+    x, y = _maps(shape, dtype, device=device)
+    wide_x, wide_y = (t.detach().double().cpu().requires_grad_() for t in (x, y))
     got, expected = functional.instance_norm_mse(x, y), _expected(wide_x, wide_y)
     got.backward()
     expected.backward()
@@ -64,12 +64,14 @@ def test_instance_norm_mse_survives_large_means_in_float32():
 
 @pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0])
 @pytest.mark.parametrize("value", [0.1, 1.0, 10.0, 1000.0, 1234.567])
-def test_instance_norm_mse_gradient_of_a_channel_far_from_zero_in_float32(value, spread, monkeypatch):
-    monkeypatch.setattr(functional, "_CPU_BLOCK", 3 * 2 * 25 * 42)  # blocks of 3, 3 and 2 channels
+def test_instance_norm_mse_gradient_of_a_channel_far_from_zero_in_float32(value, spread, monkeypatch, device):
+    for name in ("_CPU_BLOCK", "_CUDA_BLOCK"):
+        monkeypatch.setattr(functional, name, 3 * 2 * 25 * 42)  # blocks of 3, 3 and 2 channels
     x, y = torch.randn(2, 2, 8, 25, 42).unbind()
     for feature in (x, y):
         feature[:, 3] = value + spread * feature[:, 3]
     wide_x, wide_y = (feature.double().requires_grad_() for feature in (x, y))
+    x, y = x.to(device), y.to(device)
     functional.instance_norm_mse(x.requires_grad_(), y.requires_grad_()).backward()
     _expected(wide_x, wide_y).backward()
     for narrow, wide in ((x, wide_x), (y, wide_y)):
@@ -114,8 +116,9 @@ def test_linear_order_equals_the_papers_order():
     assert relative_error(functional.dot_product_context(phi, g) @ theta, expected) < 1e-12
 
 
-def test_softmax_attention_equals_the_definition_in_one_and_in_many_blocks(monkeypatch):
-    q, k, v = (torch.randn(2, n, c, dtype=torch.float64, requires_grad=True) for n, c in ((37, 6), (11, 6), (11, 3)))
+def test_softmax_attention_equals_the_definition_in_one_and_in_many_blocks(monkeypatch, device):
+    wide = {"dtype": torch.float64, "device": device, "requires_grad": True}
+    q, k, v = (torch.randn(2, n, c, **wide) for n, c in ((37, 6), (11, 6), (11, 3)))
     expected = (q @ k.transpose(1, 2)).softmax(-1) @ v
     expected_grads = torch.autograd.grad(expected.square().sum(), (q, k, v))
     for bounded, scores in ((functional._BOUNDED_ATTENTION, 9 << 20), (False, 9 << 20), (False, 60)):
@@ -128,24 +131,25 @@ def test_softmax_attention_equals_the_definition_in_one_and_in_many_blocks(monke
 
 
 @pytest.mark.parametrize("bounded", [True, False])
-def test_softmax_attention_keeps_the_rounding_of_large_means_out(bounded, monkeypatch):
+def test_softmax_attention_keeps_the_rounding_of_large_means_out(bounded, monkeypatch, device):
     monkeypatch.setattr(functional, "_BOUNDED_ATTENTION", bounded and functional._BOUNDED_ATTENTION)
     q, k, v = (torch.randn(2, 40, 64) + 100 for _ in range(3))
     upstream = torch.randn(2, 40, 64)
     wide = [part.double().requires_grad_() for part in (q, k, v)]
-    narrow = [part.requires_grad_() for part in (q, k, v)]
+    narrow = [part.to(device).requires_grad_() for part in (q, k, v)]
     expected = (wide[0] @ wide[1].transpose(1, 2)).softmax(-1) @ wide[2]
     got = functional.softmax_attention(*narrow)
     assert relative_error(got, expected) < 1e-5
     wanted = torch.autograd.grad(expected, wide, upstream.double())
     largest = max(grad.norm().item() for grad in wanted)
-    for grad, other in zip(torch.autograd.grad(got, narrow, upstream), wanted):
+    for grad, other in zip(torch.autograd.grad(got, narrow, upstream.to(device)), wanted):
         assert relative_error(grad, other, largest) < 1e-3
 
 
-def test_relu_sum_attention_equals_the_definition_in_many_blocks(monkeypatch):
+def test_relu_sum_attention_equals_the_definition_in_many_blocks(monkeypatch, device):
     monkeypatch.setattr(functional, "_BLOCK_SCORES", 60)
-    q, k, v = (torch.randn(2, n, c, dtype=torch.float64, requires_grad=True) for n, c in ((37, 1), (11, 1), (11, 3)))
+    wide = {"dtype": torch.float64, "device": device, "requires_grad": True}
+    q, k, v = (torch.randn(2, n, c, **wide) for n, c in ((37, 1), (11, 1), (11, 3)))
     expected = (q + k.transpose(1, 2)).relu() @ v / 11
     got = functional.relu_sum_attention(q, k, v)
     assert relative_error(got, expected) < 1e-12

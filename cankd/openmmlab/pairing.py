@@ -9,7 +9,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 import torch
 from mmdet.structures import DetDataSample
@@ -29,7 +29,7 @@ from cankd.openmmlab.inference import noise_batch
 from cankd.openmmlab.loading import build_model
 from cankd.openmmlab.own_data import GivenData
 from cankd.openmmlab.preprocessing import normalise_differently
-from cankd.openmmlab.recording import OutputIndex, module_shapes, nearest_names
+from cankd.openmmlab.recording import OutputIndex, module_shapes, nearest_names, shapes_in_training
 from cankd.openmmlab.zoo import ZooModel, zoo_model
 
 IMAGE = (256, 256)
@@ -176,22 +176,29 @@ def load_side(
         cfg = read_config(config, {"own_data": own_data} if own_data else None)
     if "::" in config and not own_config(config):  # models without a head have no default scope
         cfg.setdefault("default_scope", module_of(config.split("::")[0]))
-    if is_distillation_config(cfg):
+    if is_distillation_config(cfg) or any(key.startswith("teacher_") for key in cfg.model):  # mmdet's LD and LAD
         raise ValueError(f"{config}: got a distillation, expected the configuration of a single model.")
     if "language_model" in cfg.model or "text_encoder" in cfg.model:
         raise ValueError(f"{config}: got a model that reads text, expected one that takes images alone.")
     if "detector" in cfg.model or "tracker" in cfg.model:
         raise ValueError(f"{config}: got a tracker or a detector inside another model, expected a plain model.")
+    if str((cfg.model.get("data_preprocessor") or {}).get("type")).endswith("TrackDataPreprocessor"):
+        raise ValueError(f"{config}: got a model of videos, expected one that takes single images.")
     if outline:
         with contextlib.suppress(Exception), weightless():  # some operators cannot run without values
             model = build_model(cfg)
-            shapes = _feature_shapes(model, {"inputs": torch.empty(1, 3, *IMAGE)})
-            return Side(config, cfg, model, shapes, IMAGE, zoo_model(config))
+            shapes, image = _features(model, lambda size: {"inputs": torch.empty(1, 3, *size)})
+            return Side(config, cfg, model, shapes, image, zoo_model(config))
     try:
         model = build_model(cfg)
     except Exception as error:
         raise ValueError(f"{config}: the model cannot be built here. {_short(error)}") from error
-    shapes, image = _features(config, cfg, model)
+    try:
+        shapes, image = _features(model, lambda size: _image(cfg, model, size))
+    except Exception as error:
+        raise ValueError(
+            f"{config}: the model cannot extract the features of an image here. {_short(error)}"
+        ) from error
     return Side(config, cfg, model, shapes, image, zoo_model(config))
 
 
@@ -226,28 +233,36 @@ def _feature_shapes(model: BaseModel, data: Mapping[str, Any]) -> dict[str, dict
     shapes = module_shapes(model, data, whole=False)
     predicted = shapes.get("backbone", {}).get((0,))
     if predicted:
-        model.backbone.training = True  # of the backbone itself; the modules inside stay as they are
-        trained = module_shapes(model, data, whole=False)["backbone"]
-        model.backbone.training = False
+        trained = shapes_in_training(model, data)
         shapes["backbone"] = {index: shape for index, shape in trained.items() if shape == predicted}
     return shapes
 
 
-def _features(config: str, cfg: Config, model: BaseModel) -> tuple[dict, tuple[int, int]]:
-    """Extracts the features of one image, of the size that the model is trained with if it takes no other."""
+def image_sizes(model: BaseModel) -> list[tuple[int, int]]:
+    """Returns heights and widths to try a model with: a small one, then what it is trained with, if that is fixed."""
     trained = getattr(model.data_preprocessor, "size", None)
-    sizes = [IMAGE, trained] if trained else [IMAGE]
-    for size in sizes:
+    return [IMAGE, tuple(trained)] if trained else [IMAGE]
+
+
+def _features(
+    model: BaseModel, batch: Callable[[Sequence[int]], Mapping[str, Any]]
+) -> tuple[dict[str, dict[OutputIndex, tuple[int, ...]]], tuple[int, int]]:
+    """Extracts the features of one image, of the size that the model is trained with if it takes no other.
+
+    Args:
+        model: the model.
+        batch: makes the batch of one image of a height and width.
+
+    Returns:
+        What the modules return, and height and width of the image.
+    """
+    for size in image_sizes(model):
         try:
-            data = _image(cfg, model, size)
-            shapes = _feature_shapes(model, data)
-            break
+            data = batch(size)
+            return _feature_shapes(model, data), tuple(data["inputs"].shape[-2:])
         except Exception as error:
-            if size is sizes[-1]:
-                raise ValueError(
-                    f"{config}: the model cannot extract the features of an image here. {_short(error)}"
-                ) from error
-    return shapes, tuple(data["inputs"].shape[-2:])
+            failed = error
+    raise failed
 
 
 def _short(error: BaseException) -> str:
@@ -274,7 +289,8 @@ def pair_maps(
     """Pairs the maps of two models by their strides.
 
     Without ``source`` the outputs of both necks are compared, or those of both backbones if one of the models has no
-    neck. Without ``levels`` it is as many of a neck's maps as the method's published settings have, the finest first,
+    neck; of a backbone that returns no maps, as a classifier's vision transformer, those of its last part that does.
+    Without ``levels`` it is as many of a neck's maps as the method's published settings have, the finest first,
     and the last map of a backbone that has a partner. Of several maps of one stride the last one counts. Where no
     stride agrees, the maps of the nearest strides are compared.
 
@@ -327,8 +343,17 @@ def _sources(student: Side, teacher: Side, method: str, source: Sequence[str] | 
         return source[0], source[-1]
     if method == "cwd" and student.classes and student.classes == teacher.classes:
         return LOGITS, LOGITS
-    name = "neck" if student.maps("neck") and teacher.maps("neck") else "backbone"
-    return name, name
+    if student.maps("neck") and teacher.maps("neck"):
+        return "neck", "neck"
+    return _backbone(student), _backbone(teacher)
+
+
+def _backbone(side: Side) -> str:
+    """Returns the backbone, or the last of its parts that returns one map where it returns something else itself."""
+    if side.maps("backbone"):
+        return "backbone"
+    parts = [name for name in side.shapes if name.startswith("backbone.") and name.count(".") <= 2]  # blocks at most
+    return next((name for name in reversed(parts) if (0,) in side.shapes[name] and side.maps(name)), "backbone")
 
 
 def _maps_of(side: Side, source: str) -> list[Map]:
@@ -573,9 +598,7 @@ def config_text(
         changes["load_from"] = None
     if cfg.get("data_preprocessor"):  # mmengine would give it to the distillation; the student has its own
         changes["data_preprocessor"] = None
-    modules = [
-        name for side in (student, teacher) for name in (side.cfg.get("custom_imports") or {}).get("imports", [])
-    ]
+    modules = [name for side in (student, teacher) for name in _imports(side.cfg)]
     base_file = _base(METHODS[method][0])
     model: dict[str, Any] = dict(
         _delete_=True,
@@ -605,6 +628,12 @@ def config_text(
     lines += [f"# learns from {teacher.name} ({accuracy_text(teacher.entry)})."]
     lines += [f"{key} = {python_code(value, taken=len(key) + 3)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
+
+
+def _imports(cfg: Config) -> list[str]:
+    """Returns the modules that a configuration imports; some name a single one without a list."""
+    imports = (cfg.get("custom_imports") or {}).get("imports", [])
+    return [imports] if isinstance(imports, str) else list(imports)
 
 
 def training_text(student: Side, data: GivenData, out: Path) -> str:

@@ -145,6 +145,36 @@ def module_shapes(
     return shapes
 
 
+@contextlib.contextmanager
+def maps_of_training(backbone: nn.Module) -> Iterator[None]:
+    """Makes a backbone in eval mode return what it returns in training, as PIDNet's and DDRNet's return further maps.
+
+    Its batch norms and dropout stay in eval mode.
+
+    Args:
+        backbone: backbone of a model.
+    """
+    backbone.training = True  # of the backbone itself; the modules inside stay as they are
+    try:
+        yield
+    finally:
+        backbone.training = False
+
+
+def shapes_in_training(model: BaseModel, data: Mapping[str, Any]) -> dict[OutputIndex, tuple[int, ...]]:
+    """Finds the shapes of a backbone's maps in training.
+
+    Args:
+        model: model in eval mode.
+        data: batch that its ``data_preprocessor`` returned.
+
+    Returns:
+        Index of the output, see :data:`OutputIndex` -> shape.
+    """
+    with maps_of_training(model.backbone):
+        return module_shapes(model, data, whole=False)["backbone"]
+
+
 # mmrazor's recorders.
 
 
@@ -227,6 +257,8 @@ def record_predictions(
 ) -> None:
     """Fills a distiller's recorders: both models predict for one batch.
 
+    Where a loss reads one of several maps that a backbone returns in training alone, the backbone runs again for them.
+
     Args:
         distiller: distiller whose recorders are attached to both models.
         student: student in eval mode.
@@ -242,7 +274,21 @@ def record_predictions(
         student(**data, mode="predict")
     with distiller.teacher_recorders:
         teacher(images, samples, mode="predict")
+    for mappings in distiller.loss_forward_mappings.values():
+        for mapping in mappings.values():
+            if mapping.get("data_idx") is not None:
+                is_student = mapping["from_student"]
+                manager = distiller.student_recorders if is_student else distiller.teacher_recorders
+                recorder = manager.get_recorder(mapping["recorder"])
+                _record_maps_of_training(recorder, *((student, inputs) if is_student else (teacher, images)))
     fit_teacher_records(distiller, images, inputs)
+
+
+def _record_maps_of_training(recorder: BaseRecorder, model: BaseModel, images: Tensor) -> None:
+    """Replaces a record of a backbone that is one map by all that the backbone returns in training."""
+    if recorder.source == "backbone" and isinstance(recorder.data_buffer[0], Tensor):
+        with maps_of_training(model.backbone):
+            recorder.data_buffer[0] = model.backbone(images)
 
 
 def nearest_names(name: str, names: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ from torch import nn
 
 from cankd.openmmlab.configs import in_scope, read_config
 from cankd.openmmlab.engine.optimizers import build_layered_optimizer, names_layers
-from cankd.openmmlab.pairing import Side, config_text, distiller_config, load_side, pair_maps
+from cankd.openmmlab.pairing import Side, config_text, distiller_config, image_sizes, load_side, pair_maps
 from cankd.openmmlab.zoo import ZooModel, zoo
 
 # Package -> teacher of a family without a published model that is larger than its student.
@@ -40,6 +40,7 @@ TEACHERS = {
     "mmseg": "mmseg::pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py",
 }
 BATCH = 2
+LARGER_IMAGE = (512, 512)  # for models that cannot train with a small one
 
 
 def families(package: str) -> dict[str, list[ZooModel]]:
@@ -129,9 +130,15 @@ def try_family(package: str, name: str) -> Iterator[dict[str, Any]]:
         weights = large.entry.checkpoint if large.entry else None
         file.write_text(config_text(small, large, weights, "cankd", distiller, file))
         lines, cfg = len(file.read_text().splitlines()), read_config(file)
-    image = small.image
+    sizes = list(dict.fromkeys([small.image, *(image_sizes(small.model)[1:] or [LARGER_IMAGE])]))
     del small, large  # the memory of both
-    losses = train_step(cfg, image)
+    for size in sizes:
+        try:
+            losses = train_step(cfg, size)
+            break
+        except RuntimeError:  # some heads need larger images than their backbones and necks
+            if size is sizes[-1]:
+                raise
     yield {"strides": [pair.student.stride for pair in pairing.pairs], "lines": lines, "losses": losses}
 
 
@@ -186,7 +193,7 @@ def train_step(cfg: Config, image: tuple[int, int]) -> dict[str, float]:
     with in_scope(cfg):
         algorithm = revert_sync_batchnorm(MODELS.build({**cfg.model, "teacher_ckpt": None})).train()
         for module in algorithm.modules():
-            if "Pretrained" in str(getattr(module, "init_cfg", None)):
+            if "checkpoint" in str(getattr(module, "init_cfg", None)):
                 module.init_cfg = None
         for model in (algorithm.student, algorithm.teacher):  # some leave weights unset until then
             model.init_weights()
@@ -318,7 +325,8 @@ def page(results: Iterable[dict[str, Any]]) -> str:
             names = [Path(result[side]).stem if side in result else "–" for side in ("student", "teacher")]
             strides = ", ".join(map(str, result.get("strides", []))) or "–"
             outcome = f"trains, {result['seconds']:.0f} s" if result["reason"] is None else result["reason"]
-            lines.append(f"| {' | '.join([result['family'], *names, strides, outcome.replace('|', '/')])} |")
+            outcome = outcome.replace("|", "/").replace("`", "'")  # no marks of Markdown
+            lines.append(f"| {' | '.join([result['family'], *names, strides, outcome])} |")
     return "\n".join(lines) + "\n"
 
 

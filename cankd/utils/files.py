@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator
 
@@ -40,6 +41,28 @@ def whole(path: str | Path) -> Iterator[Path]:
     finally:
         if part.exists():
             part.unlink()
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder to write to, and renames it to ``path``, a new or empty folder, at the end.
+
+    Args:
+        path: folder to write.
+
+    Yields:
+        A folder beside it. It is removed again if writing fails.
+    """
+    part = path.with_name(f"{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if path.exists():
+            path.rmdir()
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def remove_leftovers(folder: str | Path) -> list[Path]:

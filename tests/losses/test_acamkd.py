@@ -238,13 +238,13 @@ def test_masks_differ_after_training_and_collapse_without_the_diversity_loss():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_stays_in_range(dtype):
-    loss = ACAMKDLoss(8, normalization="batch")
+def test_half_precision_stays_in_range(dtype, device):
+    loss = ACAMKDLoss(8, normalization="batch").to(device)
     # The sum of squares is beyond float16's 65504.
-    student, teacher = (torch.randn(2, 8, 30, 40).mul(20).to(dtype) for _ in range(2))
+    student, teacher = (torch.randn(2, 8, 30, 40).mul(20).to(device, dtype) for _ in range(2))
     expected = loss(student.float(), teacher.float())
     assert expected["spatial"] > 65504
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(device, dtype=torch.bfloat16):
         got = loss(student, teacher)
     for name in expected:
         assert got[name].dtype == torch.float32 and relative_error(got[name], expected[name]) < 1e-6, name

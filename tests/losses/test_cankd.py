@@ -28,12 +28,12 @@ VARIANTS = [
 ]
 
 
-def _pair(channels, dtype, **variant):
-    """Our loss and the naive one with the same random weights."""
+def _pair(channels, dtype, device="cpu", **variant):
+    """Our loss, on a device, and the naive one on the CPU, with the same random weights."""
     ours = NLKDINLoss(channels, loss_weight=3.0, **variant)
     naive = NaiveNLKDINLoss(channels, loss_weight=3.0, **variant).double()
     enliven(naive)
-    ours.to(dtype).block.load_state_dict(naive.state_dict())
+    ours.to(device, dtype).block.load_state_dict(naive.state_dict())
     naive.load_state_dict(ours.block.state_dict())  # the same rounding in both
     return ours, naive
 
@@ -43,14 +43,15 @@ def _maps(shape, dtype=torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _compare(ours, naive, x, y, tolerance, autocast=None, loss_scale=1):
-    x = x.detach().requires_grad_()
-    wide = x.detach().double().requires_grad_()
+    device = ours.block.g.weight.device
+    x, y = x.detach().to(device).requires_grad_(), y.to(device)
+    wide = x.detach().double().cpu().requires_grad_()
     if autocast is None:
         got = ours(x, y)
     else:
         with torch.autocast(x.device.type, dtype=autocast):
             got = ours(x, y)
-    expected = naive(wide, y.double())
+    expected = naive(wide, y.double().cpu())
     for loss in (got, expected):
         (loss * loss_scale).backward()
     assert torch.isfinite(got)
@@ -70,22 +71,22 @@ def _compare(ours, naive, x, y, tolerance, autocast=None, loss_scale=1):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_equals_the_naive_loss(shape, variant):
+def test_equals_the_naive_loss(shape, variant, device):
     if variant.get("pool_size", 2) > min(shape[2:]):
         variant = {**variant, "pool_size": 2}
-    ours, naive = _pair(shape[1], torch.float64, **variant)
+    ours, naive = _pair(shape[1], torch.float64, device, **variant)
     _compare(ours, naive, *_maps(shape), TOLERANCE[torch.float64])
 
 
 @pytest.mark.parametrize("pool_size", [4, 8])
-def test_equals_the_naive_loss_with_large_pools(pool_size):
-    ours, naive = _pair(8, torch.float64, pool_size=pool_size)
+def test_equals_the_naive_loss_with_large_pools(pool_size, device):
+    ours, naive = _pair(8, torch.float64, device, pool_size=pool_size)
     _compare(ours, naive, *_maps((2, 8, 17, 26)), TOLERANCE[torch.float64])
 
 
 @pytest.mark.parametrize("affinity", AFFINITIES)
-def test_equals_the_naive_loss_in_float32(affinity):
-    ours, naive = _pair(16, torch.float32, affinity=affinity)
+def test_equals_the_naive_loss_in_float32(affinity, device):
+    ours, naive = _pair(16, torch.float32, device, affinity=affinity)
     _compare(ours, naive, *_maps((2, 16, 13, 21), torch.float32), TOLERANCE[torch.float32])
 
 
@@ -97,19 +98,19 @@ def _student_gradient(loss, x, y):
 
 @pytest.mark.parametrize("constant", [True, False], ids=["one constant channel", "all channels"])
 @pytest.mark.parametrize(("affinity", "mean"), [("dot_product", 1234.567), ("gaussian", 100.0)])
-def test_large_means_do_not_drown_the_gradient_in_rounding(affinity, mean, constant):
+def test_large_means_do_not_drown_the_gradient_in_rounding(affinity, mean, constant, device):
     x, y = _maps((2, 64, 24, 24), torch.float32)
     for feature in (x, y):
         feature[:, slice(0, 1) if constant else slice(None)].mul_(not constant).add_(mean)
-    ours, naive = _pair(64, torch.float32, affinity=affinity)
+    ours, naive = _pair(64, torch.float32, device, affinity=affinity)
     expected = _student_gradient(naive, x.double(), y.double())
-    assert relative_error(_student_gradient(ours, x, y), expected) < TOLERANCE[torch.float32]
+    assert relative_error(_student_gradient(ours, x.to(device), y.to(device)), expected) < TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("affinity", ["dot_product", "embedded_gaussian", "concatenation"])
 @pytest.mark.parametrize("inputs", [torch.float32, torch.bfloat16])
-def test_bfloat16_autocast(affinity, inputs):
-    ours, naive = _pair(16, torch.float32, affinity=affinity)
+def test_bfloat16_autocast(affinity, inputs, device):
+    ours, naive = _pair(16, torch.float32, device, affinity=affinity)
     x, y = (t.to(inputs) for t in _maps((2, 16, 13, 21), torch.float32))
     _compare(ours, naive, x, y, TOLERANCE[torch.bfloat16], autocast=torch.bfloat16)
 
@@ -120,16 +121,17 @@ def test_bfloat16_autocast(affinity, inputs):
 )
 @pytest.mark.parametrize("bounded", [True, False], ids=["torch's attention", "blocks"])
 @pytest.mark.parametrize("affinity", AFFINITIES)
-def test_float16_autocast_does_not_overflow(affinity, bounded, monkeypatch):
+def test_float16_autocast_does_not_overflow(affinity, bounded, monkeypatch, device):
     monkeypatch.setattr(functional, "_BOUNDED_ATTENTION", bounded)
-    ours, naive = _pair(16, torch.float32, affinity=affinity)
+    ours, naive = _pair(16, torch.float32, device, affinity=affinity)
     x, y = (t * 200 for t in _maps((2, 16, 12, 20), torch.float32))
     with torch.no_grad():
         keys, queries = (t if affinity == "gaussian" else conv(t.double()) for t, conv in _projections(naive, x, y))
         # What makes this test: the sum over channels alone is far beyond float16's 65504.
         assert (queries.flatten(2).transpose(1, 2) @ keys.flatten(2)).abs().max() > 65504
     if "gaussian" in affinity:  # a softmax of such scores picks one position: only finiteness is defined
-        with torch.autocast("cpu", dtype=torch.float16):
+        x, y = x.to(device), y.to(device)
+        with torch.autocast(device, dtype=torch.float16):
             loss = ours(x.requires_grad_(), y)
         loss.backward()
         assert torch.isfinite(loss) and x.grad is not None and torch.isfinite(x.grad).all()
@@ -144,9 +146,9 @@ def _projections(naive, x, y):
 
 @pytest.mark.parametrize("affinity", AFFINITIES)
 @pytest.mark.parametrize("layout", ["channels_last", "strided"])
-def test_memory_layout_makes_no_difference(affinity, layout):
-    ours, naive = _pair(8, torch.float64, affinity=affinity)
-    x, y = _maps((2, 8, 10, 14))
+def test_memory_layout_makes_no_difference(affinity, layout, device):
+    ours, naive = _pair(8, torch.float64, device, affinity=affinity)
+    x, y = (t.to(device) for t in _maps((2, 8, 10, 14)))
     if layout == "channels_last":
         x, y = (t.contiguous(memory_format=torch.channels_last) for t in (x, y))
     else:
@@ -156,10 +158,11 @@ def test_memory_layout_makes_no_difference(affinity, layout):
 
 
 @pytest.mark.parametrize("affinity", AFFINITIES)
-def test_gradcheck(affinity):
-    ours, _ = _pair(4, torch.float64, affinity=affinity)
-    x, y = _maps((2, 4, 4, 5))
-    assert torch.autograd.gradcheck(lambda x: ours(x, y), x.requires_grad_())
+def test_gradcheck(affinity, device):
+    ours, _ = _pair(4, torch.float64, device, affinity=affinity)
+    x, y = (t.to(device) for t in _maps((2, 4, 4, 5)))
+    # A GPU need not add up in the same order twice.
+    assert torch.autograd.gradcheck(lambda x: ours(x, y), x.requires_grad_(), nondet_tol=1e-10)
 
 
 def test_align_resizes_the_student():

@@ -138,14 +138,14 @@ def test_gradients_reach_the_student_and_the_contexts():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_stays_in_range(dtype):
-    loss = FGDLoss(8, foreground_weight=1, background_weight=1, attention_weight=1, global_weight=1)
+def test_half_precision_stays_in_range(dtype, device):
+    loss = FGDLoss(8, foreground_weight=1, background_weight=1, attention_weight=1, global_weight=1).to(device)
     student, teacher = _pair((2, 8, 40, 56), torch.float32)
     # Beyond float16's 65504 when the squares are summed.
-    student, teacher = (feature * 100 for feature in (student, teacher))
-    samples = _samples(BOXES, (80, 112))
+    student, teacher = (feature.to(device) * 100 for feature in (student, teacher))
+    samples = _samples(BOXES.to(device), (80, 112))
     expected = loss(student.to(dtype).float(), teacher.to(dtype).float(), samples)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(device, dtype=torch.bfloat16):
         got = loss(student.to(dtype), teacher.to(dtype), samples)
     for name in PARTS:
         assert got[name].dtype == torch.float32

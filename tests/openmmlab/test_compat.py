@@ -107,6 +107,13 @@ def test_quantisation_is_replaced_only_by_classes():
     assert MODELS.get("ConfigurableDistiller") is not None
 
 
+@pytest.mark.parametrize("loss", ["ChannelWiseDivergence", "L2Loss"])
+def test_mmrazors_losses_take_maps_whose_channels_lie_last(loss):
+    built, maps = MODELS.build(dict(type=loss)), torch.randn(2, 2, 3, 4, 5)
+    last = [feature.to(memory_format=torch.channels_last) for feature in maps]
+    assert torch.equal(built(*last), built(*maps)) and not last[0].is_contiguous()
+
+
 def test_checkpoints_of_mmengine_load_safely(tmp_path):
     history = HistoryBuffer()
     for value in (1.0, np.float64(2.0)):

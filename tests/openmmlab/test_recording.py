@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmrazor.registry import MODELS
 from torch import nn
 
-from cankd.openmmlab.recording import describe_records, recorded_calls, recorded_inputs, watch_calls
+from cankd.openmmlab.commands.list_modules import recordable_shapes
+from cankd.openmmlab.configs import read_config
+from cankd.openmmlab.inference import noise_batch
+from cankd.openmmlab.loading import build_model
+from cankd.openmmlab.recording import (
+    describe_records,
+    record_predictions,
+    recorded_calls,
+    recorded_inputs,
+    watch_calls,
+)
 
 
 class Model(nn.Module):
@@ -52,3 +63,20 @@ def test_calls_are_watched_until_a_module_runs():
 
 def test_records_are_described_by_their_shapes():
     assert describe_records([torch.ones(2, 3), (torch.ones(1), None)]) == "[(2, 3), [(1,), NoneType]]"
+
+
+def test_maps_that_a_backbone_returns_in_training_alone_are_recorded():
+    cfg = read_config("mmseg::pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py")
+    model = build_model(cfg)
+    data = model.data_preprocessor(noise_batch(cfg, (64, 64)), False)
+    maps = recordable_shapes(model, data)["backbone"]
+    assert maps == {(0, 0): (1, 64, 8, 8), (0, 1): (1, 128, 8, 8), (0, 2): (1, 64, 8, 8)}
+    distiller = MODELS.build(dict(type="LevelDistiller", source="backbone", levels=[1], loss=dict(type="L2Loss")))
+    distiller.prepare_from_student(model)
+    distiller.prepare_from_teacher(model)
+    record_predictions(distiller, model, model, data)
+    with torch.no_grad():
+        predicted = model.backbone(data["inputs"])
+    for record in distiller.loss_forward_mappings["loss_backbone1"].values():
+        assert torch.equal(distiller.get_record(**record), predicted)
+    assert not any(module.training for module in model.modules())

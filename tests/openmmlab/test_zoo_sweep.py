@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cankd.openmmlab.configs import read_config
+from cankd.openmmlab.pairing import load_side
 from cankd.openmmlab.zoo_sweep import families, page, read_results, sweep, train_step
 from tests.conftest import ROOT
 from tests.demo import CANKD
@@ -40,6 +41,12 @@ def test_a_step_that_is_not_as_it_should_be_is_refused():
         cfg.merge_from_dict(changes)
         with pytest.raises(ValueError, match=message):
             train_step(cfg, (96, 96))
+
+
+def test_a_model_of_one_image_size_is_outlined_without_weights():
+    (beit,) = [model.config for model in families("mmseg")["beit"] if "base" in model.config]
+    side = load_side(beit, outline=True)
+    assert side.image == (640, 640) and all(parameter.is_meta for parameter in side.model.parameters())
 
 
 def test_a_family_that_takes_too_long_is_given_up():

@@ -55,7 +55,8 @@ class PartialTeacherDistill(TeacherDistill):
         teacher_ckpt: path or URL of the teacher's weights. Defaults to None.
         teacher_eval: whether the whole teacher is in eval mode. mmrazor leaves its dropout and
             stochastic depth active, so that the target of a Swin teacher is noisy. Models whose
-            forward pass for losses needs training mode (DINO's decoder) cannot have it.
+            forward pass for losses needs training mode (DINO's decoder) cannot have it, nor can those
+            whose backbone returns several maps in training alone (PIDNet, DDRNet).
         teacher_dtype: ``bfloat16`` or ``float16``: the teacher runs under autocast of that
             type. Its records become float32 again. Defaults to None, as the student does.
         teacher_channels_last: whether the teacher's maps and weights lie channels last.

@@ -73,10 +73,11 @@ def _read_record(distiller: ConfigurableDistiller, mapping: str, record: dict[st
     try:
         return distiller.get_record(**record)
     except Exception as error:
+        advice = " Give it larger images, or leave the level out." if "too small" in str(error) else ""
         chosen = "".join(f", {key}={record[key]!r}" for key in ("record_idx", "data_idx", "connector") if key in record)
         raise ValueError(
             f"loss_forward_mappings.{mapping} ({side} recorder {record['recorder']!r} of {recorder.source!r}{chosen}): "
-            f"{error or type(error).__name__} The recorder holds {describe_records(recorder.data_buffer)}."
+            f"{error or type(error).__name__} The recorder holds {describe_records(recorder.data_buffer)}.{advice}"
         ) from error
 
 

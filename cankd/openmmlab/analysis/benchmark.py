@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import functools
+import gc
 import multiprocessing
 import os
 import platform
@@ -14,7 +17,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, Callable, Sequence, TypeVar
+from typing import Any, Callable, Iterator, Sequence, TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +25,23 @@ import torch
 Result = TypeVar("Result")
 
 
+# Steps on a GPU before those that are timed: they load kernels, and the allocator's cache grows.
+GPU_WARM_UP = 3
+
+
+def _call_in(pool: ProcessPoolExecutor, function: Callable[..., Result], *args: Any) -> Result:
+    try:
+        return pool.submit(function, *args).result()
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            f"a measurement was killed ({args[0]}), most likely for its memory. Choose smaller sizes, or leave it out."
+        ) from error
+
+
 def in_own_process(function: Callable[..., Result], *args: Any) -> Result:
-    """Calls a function in a new interpreter, so that no measurement inherits another's memory.
+    """Calls a function in a process of its own, so that no measurement inherits another's memory.
+
+    The process is forked from one that has imported the libraries and done nothing else.
 
     Args:
         function: function of a module to call; function, arguments and result are pickled.
@@ -35,14 +53,24 @@ def in_own_process(function: Callable[..., Result], *args: Any) -> Result:
     Raises:
         ChildProcessError: if the process died, as it does when memory runs out.
     """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return _call_in(pool, function, *args)
+
+
+@contextlib.contextmanager
+def measuring(device: str) -> Iterator[Callable[..., Any]]:
+    """Yields a function that calls another as :func:`in_own_process` does.
+
+    On a CPU each call has a process of its own. On a GPU one new interpreter serves all calls: CUDA does not work in
+    forked processes, and torch counts the memory of each step by itself.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(function, *args).result()
-        except BrokenProcessPool as error:
-            raise ChildProcessError(
-                f"a measurement was killed ({args[0]}), most likely for its memory. Choose smaller sizes, or leave it "
-                "out."
-            ) from error
+        yield in_own_process if device == "cpu" else functools.partial(_call_in, pool)
 
 
 def _proc_bytes(file: str, field: str) -> int | None:
@@ -78,10 +106,13 @@ def peak_extra_bytes(step: Callable[[], Any], device: str) -> int:
         Bytes.
     """
     if device == "cuda":
+        gc.collect()  # so that nothing of an earlier measurement is freed during the step
+        torch.cuda.empty_cache()
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
+        torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     before = _reset_peak_resident()
     step()
@@ -90,6 +121,8 @@ def peak_extra_bytes(step: Callable[[], Any], device: str) -> int:
 
 def measure(step: Callable[[], Any], device: str, repeats: int) -> dict[str, Any]:
     """Measures the memory of one step, which also warms up, and the time of some more.
+
+    On a GPU a few more steps warm up, and each time ends when the GPU has finished.
 
     Args:
         step: function to measure; see :func:`peak_extra_bytes`.
@@ -100,6 +133,8 @@ def measure(step: Callable[[], Any], device: str, repeats: int) -> dict[str, Any
         ``peak_extra_bytes``, ``seconds`` (of each step), ``median`` and ``quartiles`` (first and third).
     """
     peak = peak_extra_bytes(step, device)
+    for _ in range(GPU_WARM_UP if device == "cuda" else 0):
+        step()
     seconds = []
     for _ in range(repeats):
         if device == "cuda":
@@ -145,22 +180,24 @@ def _processor() -> str:
     return found.group(1) if found else platform.processor() or platform.machine()
 
 
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except FileNotFoundError:  # there is no git
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
 def environment(device: str) -> dict[str, Any]:
     """Returns the circumstances of a measurement: device, versions, commit, command, date."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=7"],
-        cwd=Path(__file__).parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if device == "cuda" else None,
         "python": platform.python_version(),
-        "commit": done.stdout.strip() or "unknown",
+        "commit": _commit(),
         "command": " ".join(sys.argv if sys.argv[0].startswith("cankd ") else ["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
     }

@@ -7,7 +7,7 @@ import fnmatch
 import io
 import json
 from pathlib import Path
-from typing import Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
 
 class Curve(NamedTuple):
@@ -44,33 +44,60 @@ def find_scalars(run: str | Path) -> list[Path]:
 def read_curves(files: Sequence[Path]) -> dict[str, Curve]:
     """Reads the numbers that a run logged.
 
-    Validations that mmengine counts in epochs are put at the iteration of the last training
-    line before them. Where a later file starts again at an earlier iteration (a run that was
-    resumed), its lines replace the ones from there on. ``student.loss_x`` of a distillation
-    run and ``loss_x`` of the student alone get one name, ``loss_x``.
-
     Args:
         files: files of one run, in their order.
 
     Returns:
-        Name -> curve, for every logged number.
+        Name -> curve, for every logged number; see :func:`join_curves`.
 
     Raises:
         ValueError: if a file is no log of JSON lines, or holds no curve.
     """
+    curves = join_curves([read_lines(file) for file in files])
+    if not curves:
+        raise ValueError(f"{', '.join(map(str, files))}: nothing is logged there yet.")
+    return curves
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Reads the lines of a ``scalars.json``.
+
+    Raises:
+        ValueError: if the file is no log of JSON lines.
+    """
+    lines = []
+    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            line = json.loads(text)
+            line["step"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{file}:{number}: expected one JSON object a line with a 'step', as mmengine's scalars.json has."
+            ) from error
+        lines.append(line)
+    return lines
+
+
+def join_curves(logs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Curve]:
+    """Joins what the starts of one run logged.
+
+    Validations that mmengine counts in epochs are put at the iteration of the last training
+    line before them. Where a later log starts again at an earlier iteration (a run that was
+    resumed), its lines replace the ones from there on. ``student.loss_x`` of a distillation
+    run and ``loss_x`` of the student alone get one name, ``loss_x``.
+
+    Args:
+        logs: lines of each start, in their order.
+
+    Returns:
+        Name -> curve, for every logged number.
+    """
     points: dict[str, dict[int, float]] = {}
-    for file in files:
+    for lines in logs:
         iteration, started = 0, False
-        for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                line = json.loads(text)
-                step = line["step"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{file}:{number}: expected one JSON object a line with a 'step', as mmengine's scalars.json has."
-                ) from error
+        for line in lines:
             # The step of a validation is an iteration, or an epoch and then the smaller number.
-            iteration = max(iteration, step)
+            iteration = max(iteration, line["step"])
             if not started:
                 points = {key: {x: y for x, y in curve.items() if x < iteration} for key, curve in points.items()}
                 started = True
@@ -78,8 +105,6 @@ def read_curves(files: Sequence[Path]) -> dict[str, Curve]:
                 if key not in ("step", "iter", "epoch") and isinstance(value, (int, float)):
                     key = key[len("student.") :] if key.startswith("student.") else key
                     points.setdefault(key, {})[iteration] = value
-    if not any(points.values()):
-        raise ValueError(f"{', '.join(map(str, files))}: nothing is logged there yet.")
     return {key: Curve(list(curve), list(curve.values())) for key, curve in points.items() if curve}
 
 

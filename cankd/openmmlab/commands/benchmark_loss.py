@@ -6,7 +6,7 @@ python tools/analysis_tools/benchmark_loss.py [--levels P3 P4 | BxCxHxW ...] [--
 `naive` is the plain specification in the paper's order of products (cankd/losses/cankd_naive.py), `linear`
 the same code in linear order, `ours` NLKDINLoss, and `compiled` NLKDINLoss under torch.compile. The floor is
 the least time that the device needs, by its measured bandwidth and its measured rate of matrix products.
-Every measurement runs in a process of its own. First all implementations are compared with the naive loss:
+On a CPU every measurement runs in a process of its own. First all implementations are compared with the naive loss:
 on small odd sizes value by value, and on the measured sizes by the norms of loss and gradients. If they
 differ, nothing is printed. Writes benchmark_loss.json, benchmark_loss.md and benchmark_loss.png.
 """
@@ -22,7 +22,7 @@ from typing import Sequence
 
 import torch
 
-from cankd.openmmlab.analysis.benchmark import available_bytes, environment, headline, in_own_process
+from cankd.openmmlab.analysis.benchmark import available_bytes, environment, headline, measuring
 from cankd.openmmlab.analysis.benchmark_loss import (
     DTYPES,
     LEVELS,
@@ -85,23 +85,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     tell("comparing with the naive loss")
     check(args.implementations, args.dtypes, args.device)
     rows, left_out = [], []
-    for kind in args.dtypes:
-        tell(f"{kind}: what the device can do")
-        rates = in_own_process(measure_rates, "rates", kind, options)
-        for shape in args.levels:
-            level = names.get(shape, "x".join(map(str, shape)))
-            common = {"level": level, "shape": shape, "dtype": kind}
-            for implementation in args.implementations:
-                tell(f"{level} {kind} {implementation}")
-                needed = attention_bytes(shape, kind)
-                if implementation == "naive" and needed > 0.9 * available_bytes(args.device):
-                    left_out.append({**common, "implementation": "naive", "needed_bytes": needed})
-                    continue
-                label = f"{level} {kind} {implementation}"
-                result = in_own_process(measure_one, label, implementation, shape, kind, options)
-                rows.append({**common, "implementation": implementation, **result})
-            least = floor_seconds(shape, kind, rates)
-            rows.append({**common, "implementation": "floor", "median": least, **rates})
+    with measuring(args.device) as call:
+        for kind in args.dtypes:
+            tell(f"{kind}: what the device can do")
+            rates = call(measure_rates, "rates", kind, options)
+            for shape in args.levels:
+                level = names.get(shape, "x".join(map(str, shape)))
+                common = {"level": level, "shape": shape, "dtype": kind}
+                for implementation in args.implementations:
+                    tell(f"{level} {kind} {implementation}")
+                    needed = attention_bytes(shape, kind)
+                    if implementation == "naive" and needed > 0.9 * available_bytes(args.device):
+                        left_out.append({**common, "implementation": "naive", "needed_bytes": needed})
+                        continue
+                    label = f"{level} {kind} {implementation}"
+                    result = call(measure_one, label, implementation, shape, kind, options)
+                    rows.append({**common, "implementation": implementation, **result})
+                least = floor_seconds(shape, kind, rates)
+                rows.append({**common, "implementation": "floor", "median": least, **rates})
     measured = [row for row in rows if row["implementation"] != "floor"]
     check_norms(measured)
     machine = environment(args.device)

@@ -8,7 +8,7 @@ Steps: `plain` is the student alone, `teacher` the teacher's forward pass alone,
 need it, `published` mmrazor's algorithm with CanKD's loss in the paper's order, `ours` PartialTeacherDistill
 with this package's loss; the others are `ours` with options of the teacher. The images are random.
 Weights are random, too, unless teacher_ckpt=FILE is among the --cfg-options; either is the same in
-each step. Every measurement runs in a process of its own, from the images to the optimizer's step.
+each step. A measurement is from the images to the optimizer's step, on a CPU in a process of its own.
 If the first step's losses differ between `published` and `ours`, nothing is printed. Writes
 benchmark_step.json and benchmark_step.md.
 """
@@ -24,7 +24,7 @@ from typing import Sequence
 
 import torch
 
-from cankd.openmmlab.analysis.benchmark import environment, headline, in_own_process, joined
+from cankd.openmmlab.analysis.benchmark import environment, headline, joined, measuring
 from cankd.openmmlab.analysis.benchmark_step import ALGORITHMS, STEPS, check, check_config, measure_one, table
 from cankd.openmmlab.commands.arguments import add_cfg_options
 from cankd.openmmlab.configs import read_config
@@ -67,11 +67,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = {key: getattr(args, key) for key in ("shape", "batch", "device", "amp", "repeats", "threads")}
     start = time.time()
     measured: dict[str, list] = {step: [] for step in args.steps}
-    for step in args.steps * args.rounds:
-        print(f"[{time.time() - start:4.0f} s] {step}", file=sys.stderr, flush=True)
-        measured[step].append(in_own_process(measure_one, step, args.config, args.cfg_options, options))
+    with measuring(args.device) as call:
+        for step in args.steps * args.rounds:
+            print(f"[{time.time() - start:4.0f} s] {step}", file=sys.stderr, flush=True)
+            measured[step].append(call(measure_one, step, args.config, args.cfg_options, options))
     rows = [joined(rounds) for rounds in measured.values()]
-    check(rows, args.amp)
+    check(rows, args.device)
     report = {"machine": environment(args.device), "config": args.config, **options, "rows": rows}
     size = f"{args.batch} x {args.shape[0]} x {args.shape[1]}{', AMP' if args.amp else ''}"
     lines = [f"{Path(args.config).stem}, {size}. {headline(report['machine'])}", "", table(rows, args.batch), ""]

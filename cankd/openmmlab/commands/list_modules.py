@@ -4,14 +4,16 @@ python tools/list_modules.py CONFIG [--input-shape H W] [--depth N] [--cfg-optio
 
 Of a distillation's configuration student and teacher stand side by side, with whether a loss can compare
 their maps. A module that runs several times has a line for each record_idx, one that puts out several maps
-for each data_idx. `-` stands for a module that does not run when the model predicts, such as a loss, or a
-head that only training uses.
+for each data_idx; a backbone that returns further maps in training (PIDNet, DDRNet) is listed with them. `-`
+stands for a module that does not run when the model predicts, such as a loss, or a head that only training uses.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import Sequence
+from typing import Any, Sequence
+
+from mmengine.model import BaseModel
 
 from cankd.openmmlab.analysis.module_outputs import SAME_SIZE, Outputs, Shape, label, match, outputs_of
 from cankd.openmmlab.commands.arguments import add_cfg_options
@@ -19,7 +21,7 @@ from cankd.openmmlab.commands.running import tool_errors
 from cankd.openmmlab.configs import is_distillation_config, read_config, repo_of
 from cankd.openmmlab.inference import noise_batch
 from cankd.openmmlab.loading import ROLES, build_model
-from cankd.openmmlab.recording import module_shapes
+from cankd.openmmlab.recording import OutputIndex, module_shapes, shapes_in_training
 from cankd.utils.command_line import at_least, command_parser, table
 
 
@@ -42,6 +44,14 @@ def text(shape: Shape | None) -> str:
     return "" if shape is None else " x ".join(map(str, shape)) or "-"
 
 
+def recordable_shapes(model: BaseModel, data: dict[str, Any]) -> dict[str, dict[OutputIndex, Shape]]:
+    """Returns the shapes of what each module returns when the model predicts, and of a backbone's maps in training."""
+    shapes = module_shapes(model, data)
+    if (0,) in shapes.get("backbone", {}):  # one map, beside which some return others
+        shapes["backbone"] = shapes_in_training(model, data)
+    return shapes
+
+
 @tool_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
@@ -52,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     models = {role: build_model(cfg, role) for role in roles}
     # A distillation gives the student's normalised images to both.
     data = models["student"].data_preprocessor(batch, False)
-    found = {role: outputs_of(module_shapes(model, data), args.depth) for role, model in models.items()}
+    found = {role: outputs_of(recordable_shapes(model, data), args.depth) for role, model in models.items()}
     print(f"Network input: {text(tuple(data['inputs'].shape))}")
     if len(roles) == 1:
         outputs = found["student"]

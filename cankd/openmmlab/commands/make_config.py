@@ -56,7 +56,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         metavar="MODULE",
         help="module whose output is compared, or the student's and the teacher's; default: the neck, or the backbone "
-        "if one of the models has no neck",
+        "if one of the models has no neck, or the last part of a backbone that returns no maps",
     )
     parser.add_argument("--levels", nargs="+", type=int, metavar="N", help="indices of the student's maps to compare")
     parser.add_argument("--teacher-ckpt", help="the teacher's weights; default: those that its package publishes")

@@ -8,13 +8,13 @@ python tools/dataset_tools/make_mini.py --layout coco|objects365|cityscapes|imag
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Sequence
 
 from cankd.openmmlab.datasets import LAYOUTS
 from cankd.openmmlab.scenes import PHOTOGRAPHS
 from cankd.utils.command_line import at_least, command_parser, one_line_errors
+from cankd.utils.files import whole_folder
 
 
 @one_line_errors()
@@ -28,15 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.out.exists() and any(args.out.iterdir()):
         parser.error(f"--out: {args.out} is not empty; give a new or empty folder.")
-    part = args.out.with_name(f"{args.out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with whole_folder(args.out) as part:
         for split in PHOTOGRAPHS:
             LAYOUTS[args.layout](part, split, getattr(args, split), args.seed)
-        if args.out.exists():
-            args.out.rmdir()
-        part.rename(args.out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     print(f"Wrote {args.train} training and {args.val} validation images in the layout of {args.layout} to {args.out}.")

@@ -45,4 +45,5 @@ def prepare() -> None:
     patches.format_a_configuration_once()
     patches.refuse_installations()
     patches.import_mmrazor()
+    patches.flatten_maps_of_any_layout()
     safe_pickle.register_safe_globals()

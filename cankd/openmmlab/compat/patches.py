@@ -7,12 +7,13 @@ do not need it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import io
 import sys
 import types
-from typing import Iterator
+from typing import Any, Callable, Iterator
 
 from cankd.openmmlab.compat.versions import CLASSIFICATION, module_of, own_config, shipped_config
 
@@ -191,3 +192,24 @@ def refuse_installations() -> None:
 
     # mmengine has no public switch: its hub calls this function for every package that a configuration names.
     mmengine.hub.hub.install_package = refuse
+
+
+def flatten_maps_of_any_layout() -> None:
+    """Lets mmrazor's losses of CWD and L2 take maps in any memory layout.
+
+    They flatten maps by ``view``, which refuses those whose channels lie last, as SegFormer's class scores.
+
+    Can go when mmrazor flattens them by ``reshape``.
+    """
+    from mmrazor.models.losses import ChannelWiseDivergence, L2Loss
+
+    for loss in (ChannelWiseDivergence, L2Loss):
+        loss.forward = _on_contiguous_maps(loss.forward)
+
+
+def _on_contiguous_maps(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(forward)
+    def forward_contiguous(self: Any, *maps: Any, **named: Any) -> Any:
+        return forward(self, *(x.contiguous() for x in maps), **{key: x.contiguous() for key, x in named.items()})
+
+    return forward_contiguous

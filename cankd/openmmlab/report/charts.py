@@ -11,6 +11,7 @@ GRAY = "#808080"
 DASHES = ([1, 0], [6, 3], [2, 2])
 POINTS = 150  # of a curve of losses, so that a page of many runs stays small
 
+X_AXIS = {"tickCount": 5, "labelOverlap": "greedy", "labelSeparation": 6}
 ROW_HEIGHT = 30  # pixels
 CELL_HEIGHT = 22
 
@@ -34,13 +35,14 @@ def _scales(series: Sequence[str], gray: Sequence[str]) -> dict[str, Any]:
     ranges = {"color": [style[name][0] for name in series], "strokeDash": [style[name][1] for name in series]}
     column = 40 + 7 * max(map(len, series), default=0)  # pixels
     columns = {"expr": f"max(1, floor((containerSize()[0] - 80) / {column}))"}
-    legend = {"orient": "bottom", "columns": columns, "labelLimit": 220, "title": None} if len(series) > 1 else None
+    symbol = {"symbolType": "stroke", "symbolSize": 300, "symbolStrokeWidth": 2, "symbolOpacity": 1}
+    legend = {"orient": "bottom", "columns": columns, "labelLimit": 220, "title": None, **symbol}
     return {
         channel: {
             "field": "series",
             "type": "nominal",
             "scale": {"domain": list(series), "range": values},
-            "legend": legend,
+            "legend": legend if len(series) > 1 else None,
         }
         for channel, values in ranges.items()
     }
@@ -77,7 +79,7 @@ def curve_chart(
     """
     series = list(dict.fromkeys(row["series"] for row in rows))
     y = {"type": "quantitative", "title": y_title, "scale": {"zero": not hidden_zero}}
-    x = {"field": "iteration", "type": "quantitative", "title": x_title, "axis": {"format": "~s", "tickCount": 5}}
+    x = {"field": "iteration", "type": "quantitative", "title": x_title, "axis": {"format": "~s", **X_AXIS}}
     series_tip = {"field": "series", "type": "nominal", "title": "curve"}
     tips = [series_tip, {"field": "iteration", "type": "quantitative", "title": x_title, "format": ","}]
     opacity = {"condition": {"param": "chosen", "value": 1}, "value": 0.12}
@@ -134,7 +136,7 @@ def interval_chart(
         "type": "quantitative",
         "title": x_title,
         "scale": {"zero": with_zero, "padding": 12},
-        "axis": {"tickCount": 5},
+        "axis": X_AXIS,
     }
     tips = [{"field": "method", "type": "nominal"}]
     bounded = [row for row in intervals if row["low"] is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
@@ -9,7 +10,7 @@ import statistics
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Sequence, Tuple
 
 import jinja2
 from markupsafe import Markup, escape
@@ -19,7 +20,7 @@ from cankd.openmmlab.analysis.curves import Curve
 from cankd.openmmlab.analysis.robustness import GROUPS, METRICS, find_metric, summarise
 from cankd.openmmlab.engine.distill_monitor_hook import loss_name
 from cankd.openmmlab.report.charts import curve_chart, figures, heatmap_chart, interval_chart, thinned
-from cankd.openmmlab.report.pictures import TEACHER, Picture, Pictures
+from cankd.openmmlab.report.pictures import TEACHER, NoCheckpoint, Picture, Pictures
 from cankd.openmmlab.report.runs import (
     METRIC_NAMES,
     PLAIN,
@@ -27,8 +28,10 @@ from cankd.openmmlab.report.runs import (
     Run,
     Study,
     described_model,
+    distillation_losses,
     find_runs,
     group_runs,
+    has_student_of,
     student_model,
     validation_data,
 )
@@ -37,6 +40,10 @@ from cankd.utils.command_line import figure
 from cankd.utils.files import write_text
 
 SHARE = "distill_share/"
+SHARE_TITLE = "share of the gradient at the student's maps"
+COMMON = ("student", "teacher", "schedule", "optimizer")  # parts of a recipe that methods can have in common
+OPEN_METHODS = 4  # of more methods the losses are folded
+Chart = Tuple[str, Dict[str, Any]]  # a caption, and the specification
 TEACHERS = "teacher."  # prefix of the metrics of a teacher that is evaluated beside its student
 
 
@@ -49,15 +56,29 @@ class Table:
 
 
 @dataclass
+class Fold:
+    """A folded part of a section: charts as in a section, or a long text."""
+
+    title: str
+    charts: list[Chart] = field(default_factory=list)
+    text: str = ""
+    is_open: bool = False
+
+
+@dataclass
 class Section:
-    """A part of the page: texts may contain `code`; charts are pairs of a caption and a specification."""
+    """A part of the page; its text may contain `code`."""
 
     title: str
     text: str = ""
-    charts: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
-    folded: list[tuple[str, str]] = field(default_factory=list)  # a title and a long text
+    folded: list[Fold] = field(default_factory=list)
+
+    def all_charts(self) -> list[Chart]:
+        """Returns the charts in the order of the page."""
+        return self.charts + [chart for fold in self.folded for chart in fold.charts]
 
 
 def write_report(
@@ -90,8 +111,8 @@ def write_report(
     parts = [
         (f"Data: {study.name}", _study_sections(study, images, device, cfg_options or {}, tell)) for study in studies
     ]
-    parts.append(("All runs", [_robustness(work_dirs), _provenance(runs, unreadable)]))
-    charts = [spec for _, sections in parts for section in sections for _, spec in section.charts]
+    parts.append(("All runs", [_robustness(work_dirs), _provenance(studies, unreadable)]))
+    charts = [spec for _, sections in parts for section in sections for _, spec in section.all_charts()]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cankd.openmmlab.report", "."),
         autoescape=True,
@@ -143,13 +164,20 @@ def _study_sections(
 
 
 def _training(study: Study) -> Section:
-    """Returns the table of what was trained."""
-    header = ["method", "student", "teacher", "distillation losses", "schedule", "optimizer", "seeds"]
-    rows = [_training_row(group) for group in study.groups]
+    """Returns what was trained: what all methods have in common as text, the rest as a table."""
+    columns: dict[str, list[str]] = {"method": [group.name for group in study.groups]}
+    for group in study.groups:
+        for name, value in _recipe(group).items():
+            columns.setdefault(name, []).append(value)
+    columns["seeds"] = [", ".join(str(run.seed) for run in group.runs) for group in study.groups]
+    shared = {name: set(values) - {"-"} for name, values in columns.items()}
+    common = {name: values.pop() for name, values in shared.items() if len(values) == 1 and name in COMMON}
     data = validation_data(study.groups[0].first.cfg)
     kind = str(data.get("type", "data")).split(".")[-1]
-    text = f"{kind} in `{study.groups[0].first.data}`, validated on `{data.get('ann_file') or _images(data)}`."
-    return Section("What was trained", text, tables=[Table(header, rows)])
+    text = f"{kind} in `{study.groups[0].first.data}`, validated on `{data.get('ann_file') or _images(data)}`. "
+    text += "".join(f"{name.capitalize()}: {value}. " for name, value in common.items())
+    kept = {name: values for name, values in columns.items() if name not in common}
+    return Section("What was trained", text.strip(), tables=[Table(list(kept), list(zip(*kept.values())))])
 
 
 def _images(data: Mapping[str, Any]) -> str:
@@ -157,21 +185,26 @@ def _images(data: Mapping[str, Any]) -> str:
     return str(prefix if isinstance(prefix, str) else next(iter(prefix.values()), ""))
 
 
-def _training_row(group: Group) -> list[str]:
+def _recipe(group: Group) -> dict[str, str]:
+    """Returns what a method trains, in a few words each."""
     cfg = group.first.cfg
     teacher = losses = "-"
     if group.first.is_distillation:
         file = cfg.model.get("teacher_ckpt") or "its configuration's weights"
         teacher = f"{described_model(student_model(cfg, 'teacher'))}, `{Path(str(file)).name}`"
-        losses = _described_losses(cfg.model.get("distiller", {}).get("distill_losses", {}))
+        losses = _described_losses(distillation_losses(cfg)) or str(cfg.model.type).split(".")[-1]
     schedule = cfg.get("train_cfg") or {}
     iterations, epochs = schedule.get("max_iters"), schedule.get("max_epochs")
     length = f"{iterations:,} iterations" if iterations else f"{epochs} epochs"
     batch = (cfg.get("train_dataloader") or {}).get("batch_size")
     optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer", {})
-    seeds = ", ".join(str(run.seed) for run in group.runs)
-    recipe = [f"{length}, batch {batch}", f"{optimizer.get('type')}, lr {optimizer.get('lr')}"]
-    return [group.name, described_model(student_model(cfg)), teacher, losses, *recipe, seeds]
+    return {
+        "student": described_model(student_model(cfg)),
+        "teacher": teacher,
+        "distillation losses": losses,
+        "schedule": f"{length}, batch {batch}",
+        "optimizer": f"{optimizer.get('type')}, lr {optimizer.get('lr')}",
+    }
 
 
 def _described_losses(losses: Mapping[str, Any]) -> str:
@@ -207,32 +240,35 @@ def _accuracy(study: Study) -> Section:
 
 def _losses(study: Study) -> Section:
     """Returns the curves of the losses of each method: task against distillation, each level, and gradient shares."""
-    charts, with_shares = [], False
-    for group in study.groups:
-        names = list(dict.fromkeys(key for run in group.runs for key in run.curves))
-        tasks = [name for name in names if "loss" in name and name != "loss" and not name.startswith(TEACHERS)]
-        distilled: dict[str, list[str]] = defaultdict(list)
-        for name in list(tasks):
-            loss = loss_name(name)
-            if loss:
-                tasks.remove(name)
-                distilled[loss].append(name)
-        totals = {"task": tasks, "distillation": [name for keys in distilled.values() for name in keys]}
-        charts.append(_loss_chart(group, "task and distillation loss" if distilled else "task loss", totals, "loss"))
-        if len(distilled) > 1:
-            charts.append(_loss_chart(group, "distillation loss of each level", distilled, "loss"))
-        shares = {name[len(SHARE) :]: [name] for name in names if name.startswith(SHARE)}
-        if shares:
-            with_shares = True
-            title = "share of the gradient at the student's maps"
-            charts.append(_loss_chart(group, title, shares, "share of the gradient, %", 100))
+    folds = [Fold(group.name, _loss_charts(group), is_open=len(study.groups) <= OPEN_METHODS) for group in study.groups]
     text = "Means over the seeds."
-    if study.distillations and not with_shares:
+    if study.distillations and not any(SHARE_TITLE in caption for fold in folds for caption, _ in fold.charts):
         text += (
             " Each level's share of the gradient is logged every 200 iterations; "
             "`--cfg-options default_hooks.distill_monitor.interval=50` of `cankd train` logs it more often."
         )
-    return Section("Losses", text, charts=[chart for chart in charts if chart])
+    return Section("Losses", text, folded=folds)
+
+
+def _loss_charts(group: Group) -> list[Chart]:
+    """Returns the charts of one method's losses."""
+    names = sorted({key for run in group.runs for key in run.curves})
+    tasks: list[str] = []
+    distilled: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        loss = loss_name(name)
+        if loss:
+            distilled[loss].append(name)
+        elif "loss" in name and name != "loss" and not name.startswith(TEACHERS):
+            tasks.append(name)
+    totals = {"task": tasks, "distillation": [name for keys in distilled.values() for name in keys]}
+    charts = [_loss_chart(group, "task and distillation loss" if distilled else "task loss", totals, "loss")]
+    if len(distilled) > 1:
+        charts.append(_loss_chart(group, "distillation loss of each level", distilled, "loss"))
+    shares = {name[len(SHARE) :]: [name] for name in names if name.startswith(SHARE)}
+    if shares:
+        charts.append(_loss_chart(group, SHARE_TITLE, shares, "share of the gradient, %", 100))
+    return charts
 
 
 def _loss_chart(
@@ -266,6 +302,7 @@ def _comparison(study: Study) -> Section:
     """Returns the accuracies of the last validations, with intervals, and the differences to the plain student."""
     title = "Comparison"
     groups = [group for group in study.groups if group.accuracies]
+    groups.sort(key=lambda group: (group.name == PLAIN, group.mean_accuracy), reverse=True)
     if len(groups) < 2:
         return Section(title, "Give the work dirs of several methods, such as the student alone and a distillation.")
     baseline = study.plain.accuracies if study.plain else {}
@@ -277,7 +314,8 @@ def _comparison(study: Study) -> Section:
         points += [{"method": group.name, "value": figures(v), "seed": s} for s, v in group.accuracies.items()]
         deviation = figure(statistics.stdev(values) if len(values) > 1 else None, 2)
         row = [group.name, str(len(values)), f"{interval.mean:.2f}", deviation, _range(interval)]
-        paired = {s: v - baseline[s] for s, v in group.accuracies.items() if s in baseline and group.name != PLAIN}
+        is_compared = study.plain and group is not study.plain and has_student_of(group.first, study.plain.first)
+        paired = {s: v - baseline[s] for s, v in group.accuracies.items() if s in baseline and is_compared}
         if paired:
             interval = t_interval(list(paired.values()))
             differences.append(_bar(group.name, interval))
@@ -291,7 +329,7 @@ def _comparison(study: Study) -> Section:
         (f"{metric} of each run (ticks), mean and 95 % interval", f"{metric}, %", points, intervals),
         (
             "Difference to the plain student of the same seed (ticks), mean and 95 % interval",
-            f"difference in {metric}, percentage points",
+            f"difference in {metric}, points",
             paired_points,
             differences,
         ),
@@ -329,34 +367,39 @@ def _pictures(
             section.text = "Left out; `cankd report WORK_DIR --images 100` makes them from the checkpoints."
         return sections
     tell(f"{study.name}: predictions for {images} validation images ...")
-    try:
+    pictures = None
+    with _errors_shown(*sections):
         pictures = Pictures(study, images, device, cfg_options)
-        if not pictures.models:
-            raise FileNotFoundError("No run of the plain student or of a distillation left a checkpoint")
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        for section in sections:
-            section.text = _why(error)
+    if pictures is None:
         return sections
-    try:
+    with _errors_shown(features):
         features.pictures = pictures.features()
         features.text = "The mean absolute value over the channels; each channel is standardised over the positions."
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        features.text = _why(error)
-    try:
+    with _errors_shown(predictions, matrices):
         predictions.pictures, matrices.pictures = pictures.predictions()
         matrices.text = f"The first {images} validation images, or all where there are fewer."
         if not predictions.pictures:
             predictions.text = "A classifier's predictions are in the confusion matrices."
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        predictions.text = matrices.text = _why(error)
     return sections
+
+
+@contextlib.contextmanager
+def _errors_shown(*sections: Section) -> Iterator[None]:
+    """Puts the message of an error into sections, so that the page is written all the same."""
+    try:
+        yield
+    except Exception as error:
+        for section in sections:
+            section.text = _why(error)
 
 
 def _why(error: Exception) -> str:
     message = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, NoCheckpoint):
+        return f"Not made: {message}."
     return (
         f"Not made: {message}. `cankd report WORK_DIR --cfg-options KEY=VALUE` changes the configurations, such as "
-        "`val_dataloader.dataset.data_root`; `cankd train` writes checkpoints."
+        "`val_dataloader.dataset.data_root`."
     )
 
 
@@ -371,7 +414,7 @@ def _cost(study: Study) -> Section:
             continue
         mean = statistics.fmean(seconds)
         relative = f"{mean / statistics.fmean(plain):.2f}" if plain else "-"
-        rows.append([group.name, f"{mean:.3g}", relative, f"{max(memory):,.0f}" if memory else "-", str(len(seconds))])
+        rows.append([group.name, f"{mean:.3f}", relative, f"{max(memory):,.0f}" if memory else "-", str(len(seconds))])
         points += [
             {"method": group.name, "value": figures(run.seconds_per_step), "seed": run.seed}
             for run in group.runs
@@ -383,7 +426,7 @@ def _cost(study: Study) -> Section:
     text = "Medians of the logged seconds of a training step, with the loading of its data; means over the runs."
     if not any(run.memory for group in study.groups for run in group.runs):
         text += " Memory is logged on GPUs alone; `cankd benchmark-step` measures it on a CPU."
-    header = ["method", "seconds per step", "times the plain student's", "GPU memory, MB", "runs"]
+    header = ["method", "seconds per step", "times the plain student's", "peak of memory, MB", "runs"]
     caption = "Seconds per training step of each run (ticks) and their mean"
     chart = interval_chart(points, intervals, "seconds per step", f"{caption}.")
     return Section("Cost", text, charts=[(caption, chart)], tables=[Table(header, rows)])
@@ -444,7 +487,7 @@ def _robustness_results(file: Path) -> dict[str, Any]:
     return {name: results for name, results in state["models"].items() if "corrupted" in results}
 
 
-def _provenance(runs: Sequence[Run], unreadable: Sequence[str]) -> Section:
+def _provenance(studies: Sequence[Study], unreadable: Sequence[str]) -> Section:
     """Returns where and how each run was made."""
     header = ["run", "seed", "commit", "command", "device", "Python", "torch", "MMEngine"]
     rows = [
@@ -454,12 +497,18 @@ def _provenance(runs: Sequence[Run], unreadable: Sequence[str]) -> Section:
             *(_first(run, *keys) for keys in (("commit",), ("command",), ("device", "GPU 0"), ("python", "Python"))),
             *(_first(run, *keys) for keys in (("torch", "PyTorch"), ("MMEngine",))),
         ]
-        for run in runs
+        for study in studies
+        for group in study.groups
+        for run in group.runs
     ]
     text = "`cankd train CONFIG` with the resolved configuration of a run, which is below, repeats it."
     if unreadable:
         text += f" Left out: {' '.join(unreadable)}"
-    folded = [(f"Resolved configuration of {run.path}", run.text) for run in runs]
+    folded = [
+        Fold(f"{study.name}, {group.name}: resolved configuration with seed {group.first.seed}", text=group.first.text)
+        for study in studies
+        for group in study.groups
+    ]
     return Section("Environment and provenance", text, tables=[Table(header, rows)], folded=folded)
 
 

@@ -19,7 +19,7 @@ from cankd.openmmlab.checkpoint import Checkpoint
 from cankd.openmmlab.compat import quiet_imports
 from cankd.openmmlab.configs import apply_options, in_scope, test_dataset
 from cankd.openmmlab.loading import load_model
-from cankd.openmmlab.report.runs import Group, Run, Study
+from cankd.openmmlab.report.runs import Group, Run, Study, distillation_losses
 from cankd.openmmlab.visualization.features import ENERGY_LABEL, FeatureRecorder, panel_row
 from cankd.openmmlab.visualization.ground_truth import ground_truth
 from cankd.openmmlab.visualization.matrices import Matrix, draw_matrices
@@ -31,6 +31,10 @@ SHOWN_DISTILLATIONS = 3
 SHOWN_IMAGES = 4
 SHOWN_MAPS = 6
 SCORE = 0.3
+
+
+class NoCheckpoint(FileNotFoundError):
+    """No run left a checkpoint."""
 
 
 class Picture(NamedTuple):
@@ -59,16 +63,22 @@ class Pictures:
         images: number of validation images that are predicted.
         device: device of the models.
         cfg_options: overrides of the runs' configurations.
+
+    Raises:
+        NoCheckpoint: if no run left a checkpoint.
+        ValueError: if a checkpoint cannot be loaded.
     """
 
     def __init__(self, study: Study, images: int, device: str, cfg_options: Mapping[str, Any]) -> None:
         self.images, self.device, self.cfg_options = images, device, dict(cfg_options)
         found = {group.name: _with_checkpoint(group) for group in shown_groups(study)}
         self.runs = {name: run for name, run in found.items() if run}
-        self.distilled = next((run for run in self.runs.values() if run.is_distillation), None)
+        if not self.runs:
+            raise NoCheckpoint("the work dirs contain no checkpoint of these runs, which `cankd train` writes.")
         self.models: dict[str, ShownModel] = {}
-        if self.distilled:
-            self.models[TEACHER] = self._load(self.distilled, "teacher")
+        distilled = next((run for run in self.runs.values() if run.is_distillation), None)
+        if distilled:
+            self.models[TEACHER] = self._load(distilled, "teacher")
         self.models.update({name: self._load(run, "student") for name, run in self.runs.items()})
 
     def _load(self, run: Run, role: str) -> ShownModel:
@@ -85,18 +95,18 @@ class Pictures:
         Raises:
             ValueError: if there is no distillation, or its records are no maps.
         """
-        if not self.distilled:
-            raise ValueError("no distillation left a checkpoint")
+        comparing = [name for name, run in self.runs.items() if run.is_distillation and distillation_losses(run.cfg)]
+        if not comparing:
+            raise ValueError("no distillation that compares maps left a checkpoint.")
         image = self._files(next(iter(self.models.values())))[0]
         rows, views, levels = {}, {}, []
         for name, (model, cfg) in self.models.items():
-            recorders, mappings = _compared(self.distilled.cfg, from_student=name != TEACHER)
+            recorders, mappings = _compared(self.runs[comparing[0]].cfg, from_student=name != TEACHER)
             recorded = FeatureRecorder(model, cfg, recorders, mappings)(image)
             rows[name] = panel_row(recorded.maps, None, True, None)
             views[name] = recorded.view
             levels = list(recorded.maps)
-        method = next(name for name, run in self.runs.items() if run is self.distilled)
-        caption = f"Maps that {method} compares, of {image.name}"
+        caption = f"Maps that {comparing[0]} compares, of {image.name}"
         alt = f"Heatmaps of {', '.join(rows)} at {', '.join(levels)}."
         label = f"{ENERGY_LABEL}, standardised"
         seen = next(iter(views.values())).image
@@ -142,11 +152,7 @@ class Pictures:
 
 def shown_groups(study: Study) -> list[Group]:
     """Returns the plain student and the most accurate distillations, which pictures show."""
-
-    def mean(group: Group) -> float:
-        return sum(group.accuracies.values()) / max(len(group.accuracies), 1)
-
-    best = sorted(study.distillations, key=mean, reverse=True)[:SHOWN_DISTILLATIONS]
+    best = sorted(study.distillations, key=lambda group: group.mean_accuracy, reverse=True)[:SHOWN_DISTILLATIONS]
     return [*([study.plain] if study.plain else []), *best]
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
 from mmengine.config import Config
 
-from cankd.openmmlab.analysis.curves import Curve, find_scalars, read_curves
+from cankd.openmmlab.analysis.curves import Curve, find_scalars, join_curves, read_lines
 from cankd.openmmlab.analysis.robustness import METRICS
 from cankd.openmmlab.configs import in_scope, is_distillation_config
 from cankd.openmmlab.models.stock import expand_stock_model, is_stock_model
@@ -27,14 +28,14 @@ class Run:
     """One training.
 
     Attributes:
-        folder: work dir of the training.
+        folder: work dir of the training, or the record that a study wrote of it.
         path: the folder's path below the work dir that was searched.
         cfg: resolved configuration.
         text: text of the resolved configuration.
         curves: name -> logged curve.
         environment: where the training ran: versions, device, commit, command, as far as they are recorded.
         seconds_per_step: median of the logged seconds of a training step, or None.
-        memory: largest logged GPU memory in MB, or None.
+        memory: peak of the memory in MB (of the GPU if there was one), or None.
     """
 
     folder: Path
@@ -100,6 +101,11 @@ class Group:
         """Returns seed -> accuracy in percent, of the runs that have one."""
         return {run.seed: run.accuracy for run in self.runs if run.accuracy is not None}
 
+    @property
+    def mean_accuracy(self) -> float:
+        """Returns the mean of the accuracies, 0 if there are none."""
+        return statistics.fmean(self.accuracies.values()) if self.accuracies else 0.0
+
 
 @dataclass
 class Study:
@@ -136,7 +142,8 @@ def find_runs(work_dirs: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """Finds and reads all trainings in folders.
 
     Args:
-        work_dirs: work dirs of mmengine's trainings, or folders that contain such folders at any depth.
+        work_dirs: work dirs of mmengine's trainings, or folders that contain such folders, or records of a study, at
+            any depth.
 
     Returns:
         The runs, and one line for each folder whose log or configuration cannot be read.
@@ -149,11 +156,12 @@ def find_runs(work_dirs: Sequence[Path]) -> tuple[list[Run], list[str]]:
         if not root.is_dir():
             raise FileNotFoundError(f"work_dir: got {root}, expected an existing folder. Check the path.")
         found = sorted({file.parents[2] for file in root.resolve().rglob("*/vis_data/scalars.json")})
-        folders.update({folder: folder.relative_to(root.resolve().parent) for folder in found})
+        found += sorted(file for file in root.resolve().rglob("*.json") if is_record(file))
+        folders.update({folder: folder.relative_to(root.resolve().parent).with_suffix("") for folder in found})
     runs, unreadable = [], []
     for folder, path in folders.items():
         try:
-            runs.append(read_run(folder, path))
+            runs.append(read_record(folder, path) if folder.is_file() else read_run(folder, path))
         except (OSError, ValueError, SyntaxError) as error:
             unreadable.append(f"{folder}: {error}")
     if not runs:
@@ -175,21 +183,61 @@ def read_run(folder: Path, path: Path) -> Run:
         FileNotFoundError: if there is no log or no resolved configuration.
         ValueError: if the log is not mmengine's, or empty.
     """
-    logs = find_scalars(folder)
-    config = logs[-1].with_name("config.py")
+    files = find_scalars(folder)
+    config, usage = files[-1].with_name("config.py"), folder / "usage.json"
     if not config.is_file():
         raise FileNotFoundError(f"expected the resolved configuration {config}, which mmengine writes beside its log.")
-    steps = [line for file in logs for line in map(json.loads, file.read_text().splitlines()) if "loss" in line]
+    logs = [read_lines(file) for file in files]
+    used = json.loads(usage.read_text()) if usage.is_file() else {}
+    return _run(folder, path, config.read_text(encoding="utf-8"), logs, _environment(files[-1].parents[1]), used)
+
+
+def is_record(file: Path) -> bool:
+    """Returns whether a file is a record that a study wrote of a training on all of the training data."""
+    if file.parent.name == "vis_data":
+        return False
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    keys = {"scalars", "config", "environment"}
+    return isinstance(content, dict) and keys <= set(content) and not content.get("held_out")
+
+
+def read_record(file: Path, path: Path) -> Run:
+    """Reads the record that a study wrote of one training.
+
+    Args:
+        file: the record.
+        path: path that the report gives the run.
+
+    Raises:
+        ValueError: if nothing is logged there.
+    """
+    content = json.loads(file.read_text(encoding="utf-8"))
+    environment = {key: str(value) for key, value in content["environment"].items() if value is not None}
+    return _run(file, path, content["config"], [content["scalars"]], environment, content)
+
+
+def _run(
+    folder: Path, path: Path, text: str, logs: Sequence[Sequence[dict]], environment: dict[str, str], used: dict
+) -> Run:
+    """Puts a run together; ``used`` may have its ``peak_bytes``."""
+    curves = join_curves(logs)
+    if not curves:
+        raise ValueError("nothing is logged there yet.")
+    steps = [line for lines in logs for line in lines if "loss" in line]
     seconds = sorted(line["time"] for line in steps if "time" in line)
+    memory = max((line["memory"] for line in steps if "memory" in line), default=None)
     return Run(
         folder=folder,
         path=path,
-        cfg=Config.fromfile(config),
-        text=config.read_text(encoding="utf-8"),
-        curves=read_curves(logs),
-        environment=_environment(logs[-1].parents[1]),
+        cfg=Config.fromstring(text, ".py"),
+        text=text,
+        curves=curves,
+        environment=environment,
         seconds_per_step=seconds[len(seconds) // 2] if seconds else None,
-        memory=max((line["memory"] for line in steps if "memory" in line), default=None),
+        memory=used["peak_bytes"] / 1e6 if memory is None and "peak_bytes" in used else memory,
     )
 
 
@@ -264,13 +312,23 @@ def _repeats(seeds: Sequence[Any]) -> bool:
 
 def _names(run: Run, students: set[str]) -> list[str]:
     """Returns the names that a run's method can have, the shortest first."""
-    parts = [part for part in run.path.parts if not re.fullmatch(r"seed[_-]?\d+|\d+", part)] or [run.path.name]
+    parts = [re.sub(r"[_-]?seed[_-]?\d+$|^\d+$", "", part) for part in run.path.parts]
+    parts = [part for part in parts if part] or [run.path.name]
     names = [parts[-1], "/".join(parts), str(run.path)]
     if run.is_distillation:
-        losses = run.cfg.model.get("distiller", {}).get("distill_losses", {}).values()
-        kinds = dict.fromkeys(str(loss["type"]).split(".")[-1] for loss in losses)
+        kinds = dict.fromkeys(str(loss["type"]).split(".")[-1] for loss in distillation_losses(run.cfg).values())
         return [" + ".join(kinds) or str(run.cfg.model.type).split(".")[-1], *names]
     return [PLAIN, *names] if not students or _student(run.cfg) in students else names
+
+
+def distillation_losses(cfg: Config) -> dict[str, Any]:
+    """Returns name -> configuration of a distillation's losses; CrossKD has none of its own."""
+    return (cfg.model.get("distiller") or {}).get("distill_losses") or {}
+
+
+def has_student_of(run: Run, other: Run) -> bool:
+    """Returns whether two runs train the same model."""
+    return _recipe(student_model(run.cfg)) == _recipe(student_model(other.cfg))
 
 
 def _student(cfg: Config) -> str:

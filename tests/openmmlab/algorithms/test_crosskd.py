@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -119,10 +120,10 @@ def test_alignment_of_a_single_position_is_finite():
 
 @pytest.mark.parametrize("value", [0.0, 1000.0])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_the_gradient_of_a_constant_channel_stays_in_range(dtype, value):
-    student, teacher = (torch.randn(2, 4, 5, 6).to(dtype) for _ in range(2))
+def test_the_gradient_of_a_constant_channel_stays_in_range(dtype, value, device):
+    student, teacher = (torch.randn(2, 4, 5, 6).to(device, dtype) for _ in range(2))
     student[:, 0] = value
-    upstream = torch.randn(2, 4, 5, 6)
+    upstream = torch.randn(2, 4, 5, 6, device=device)
     wide = student.double().requires_grad_()
     (align(student.requires_grad_(), teacher) * upstream).sum().backward()
     (align(wide, teacher.double()) * upstream).sum().backward()
@@ -237,10 +238,10 @@ def _losses_by_mmdet(head, kind, levels, crossed, expected, samples):
 @pytest.mark.parametrize(
     ("kind", "start"), [(kind, start) for kind in STOCK for start in (None, 0)] + [("GFLHead", 4), ("RetinaHead", 1)]
 )
-def test_equals_the_layers_and_mmdet_s_losses_by_hand(kind, start):
+def test_equals_the_layers_and_mmdet_s_losses_by_hand(kind, start, device):
     algorithm = _crosskd(kind, start=start)
     inputs, samples = _batch()
-    got = {name: loss for name, loss in algorithm.loss(inputs, samples).items() if name.startswith("crosskd.")}
+    got = _cross_losses(copy.deepcopy(algorithm).to(device), inputs, samples)
     published = ADAPTERS[type(algorithm.student.bbox_head)].start
     assert published == (2 if kind == "FCOSHead" else 3)
     expected = _by_hand(algorithm, kind, published if start is None else start, inputs, samples)
@@ -248,6 +249,29 @@ def test_equals_the_layers_and_mmdet_s_losses_by_hand(kind, start):
     for name in expected:
         assert expected[name] > 1e-3
         assert relative_error(got[name], expected[name]) < TOLERANCE[torch.float32], name
+
+
+def _cross_losses(algorithm, inputs, samples):
+    """What CrossKD's losses are on the algorithm's device."""
+    device = next(algorithm.parameters()).device
+    losses = algorithm.loss(inputs.to(device), [sample.to(device) for sample in samples])
+    return {name: loss for name, loss in losses.items() if name.startswith("crosskd.")}
+
+
+@pytest.mark.parametrize("kind", STOCK)
+def test_mixed_precision_changes_the_losses_by_rounding_only(kind, device):
+    algorithm = _crosskd(kind)
+    expected = _cross_losses(algorithm, *_batch())
+    algorithm.to(device)
+    dtype = torch.float16 if device == "cuda" else torch.bfloat16  # mmcv's focal loss on a GPU has no bfloat16
+    with torch.autocast(device, dtype):
+        got = _cross_losses(algorithm, *_batch())
+    for name in expected:
+        # Two whole detectors round.
+        assert relative_error(got[name], expected[name]) < 2 * TOLERANCE[dtype], name
+    sum(got.values()).backward()
+    gradients = [parameter.grad for parameter in algorithm.student.parameters() if parameter.grad is not None]
+    assert len(gradients) > 40 and all(gradient.isfinite().all() for gradient in gradients)
 
 
 @pytest.mark.parametrize("kind", STOCK)

@@ -126,9 +126,11 @@ def _classification_batch(algorithm):
 
 
 def _losses(algorithm, batch=_detection_batch):
-    """What the distillation losses are on a random, but always the same batch."""
+    """What the distillation losses are on a random, but always the same batch, on the algorithm's device."""
     torch.manual_seed(1)
-    inputs = batch(algorithm)
+    device = next(algorithm.parameters()).device
+    images, samples = batch(algorithm)
+    inputs = images.to(device), [sample.to(device) for sample in samples]
     torch.manual_seed(2)
     return {name: value for name, value in algorithm.loss(*inputs).items() if name.startswith("distill")}
 
@@ -376,13 +378,15 @@ OPTIONS: dict = {
     "teacher_fuse_conv_bn": (True, 1e-4),
     "teacher_compile": (dict(backend="aot_eager"), 1e-4),
     "teacher_dtype": ("bfloat16", 5e-2),
-    "teacher_eval": (True, 0),
+    "teacher_eval": (True, 1e-6),
 }
 
 
-def _compare_with_plain(tolerance, model=RETINANET, source="neck", records=LEVELS, batch=_detection_batch, **options):
-    expected = _losses(_build(model, _source(source), records), batch)
-    algorithm = _build(model, _source(source), records, **options)
+def _compare_with_plain(
+    device, tolerance, model=RETINANET, source="neck", records=LEVELS, batch=_detection_batch, **options
+):
+    expected = _losses(_build(model, _source(source), records).to(device), batch)
+    algorithm = _build(model, _source(source), records, **options).to(device)
     for _ in range(2):
         for name, loss in _losses(algorithm, batch).items():
             assert loss.dtype == torch.float32 and relative_error(loss, expected[name]) <= tolerance, name
@@ -391,14 +395,14 @@ def _compare_with_plain(tolerance, model=RETINANET, source="neck", records=LEVEL
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_option_changes_the_losses_by_rounding_only(option):
+def test_an_option_changes_the_losses_by_rounding_only(option, device):
     value, tolerance = OPTIONS[option]
-    _compare_with_plain(tolerance, **{option: value})
-    _compare_with_plain(tolerance, source="backbone.layer2", records=[{}], **{option: value})
+    _compare_with_plain(device, tolerance, **{option: value})
+    _compare_with_plain(device, tolerance, source="backbone.layer2", records=[{}], **{option: value})
 
 
-def test_all_options_together():
-    teacher = _compare_with_plain(5e-2, **{name: value for name, (value, _) in OPTIONS.items()})
+def test_all_options_together(device):
+    teacher = _compare_with_plain(device, 5e-2, **{name: value for name, (value, _) in OPTIONS.items()})
     weight = teacher.backbone.layer1[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     assert isinstance(teacher.backbone.layer1[0].bn1, torch.nn.Identity)
@@ -406,13 +410,14 @@ def test_all_options_together():
     assert not teacher.backbone.training
     types = []
     teacher.neck.register_forward_pre_hook(lambda _, inputs: types.append(inputs[0][0].dtype))
-    with torch.autocast("cpu", torch.bfloat16):
-        teacher.neck(teacher.backbone(torch.randn(1, 3, 64, 64)))
+    with torch.autocast(device, torch.bfloat16):
+        teacher.neck(teacher.backbone(torch.randn(1, 3, 64, 64, device=device)))
     assert types == [torch.bfloat16]
 
 
-def test_compiled_with_the_default_compiler():
-    teacher = _compare_with_plain(1e-4, RESNET, "backbone.layer1", [{}], _classification_batch, teacher_compile=True)
+def test_compiled_with_the_default_compiler(device):
+    case: tuple = (RESNET, "backbone.layer1", [{}], _classification_batch)
+    teacher = _compare_with_plain(device, 1e-4, *case, teacher_compile=True)
     compiled = {name for name, module in teacher.named_modules() if "forward" in vars(module)}
     assert "backbone.layer1" in compiled and not compiled & {"backbone", "backbone.layer1.0"}
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ import torch
 from matplotlib.image import imread
 
 from cankd.losses import CanBlock
-from cankd.openmmlab.analysis.benchmark import in_own_process, measure, peak_extra_bytes
+from cankd.openmmlab.analysis.benchmark import in_own_process, measure, measuring, peak_extra_bytes
+from cankd.openmmlab.analysis.benchmark_loss import DTYPES, build, gradients, maps, parameter_dtype, run
 from cankd.openmmlab.analysis.benchmark_step import check
-from tests.conftest import ROOT
+from tests.conftest import ROOT, relative_error
 from tests.in_process import call_tool
 
 CANKD = ROOT / "configs/demo/quickstart_cankd.py"
@@ -33,6 +36,14 @@ def test_memory_is_the_peak_of_one_step_in_a_new_process():
 def test_a_measurement_that_dies_is_an_error():
     with pytest.raises(ChildProcessError, match=r"was killed \(9\), most likely for its memory"):
         in_own_process(os._exit, 9)
+
+
+def test_measurements_on_a_gpu_share_an_interpreter_and_those_on_a_cpu_do_not():
+    found = {}
+    for device in ("cpu", "cuda"):
+        with measuring(device) as call:
+            found[device] = {call(os.getpid) for _ in range(2)}
+    assert len(found["cpu"]) == 2 and len(found["cuda"]) == 1 and os.getpid() not in found["cuda"]
 
 
 def test_quartiles_enclose_the_median_of_what_was_timed():
@@ -60,6 +71,20 @@ def test_benchmark_loss_writes_what_it_prints(run_tool, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", *["float16"] * hasattr(torch.amp, "GradScaler")])
+def test_gradients_as_small_as_those_of_large_maps_are_kept(kind, device):
+    """In float16 they would be zero without a scale on the loss."""
+    found = []
+    for each in (kind, "float64"):
+        loss: Any = build("naive", 8).to(device, parameter_dtype(each))
+        loss.loss_weight = 1e-4
+        x, y = (part.detach().to(DTYPES[each][0]) for part in maps((2, 8, 10, 14), device, DTYPES[kind][0]))
+        run(loss, x.requires_grad_(), y, each, device)
+        found.append(gradients(loss, x, each))
+    for name, expected in found[1].items():
+        assert relative_error(found[0][name], expected) < DTYPES[kind][2], name
+
+
 def test_a_wrong_loss_is_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(CanBlock, "_add_bias", lambda self, enhanced: enhanced * 1.001)
     done = call_tool("analysis_tools/benchmark_loss.py", "--levels", "P5", "--out", tmp_path, check=False)
@@ -71,10 +96,12 @@ def test_a_wrong_loss_is_not_measured(tmp_path, monkeypatch):
 def test_the_order_that_does_not_fit_is_left_out_and_its_memory_said(tmp_path, monkeypatch):
     monkeypatch.setattr("cankd.openmmlab.commands.benchmark_loss.available_bytes", lambda device: 10**6)
     rows = {"median": 1.0, "quartiles": [1, 1], "peak_extra_bytes": 10**6, "loss": 1.0, "gradients": {"x": 1.0}}
-    monkeypatch.setattr(
-        "cankd.openmmlab.commands.benchmark_loss.in_own_process",
-        lambda function, *args: function(*args) if function.__name__ == "measure_rates" else dict(rows),
-    )
+
+    def call(function, *args):
+        return function(*args) if function.__name__ == "measure_rates" else dict(rows)
+
+    measuring = contextlib.nullcontext(call)
+    monkeypatch.setattr("cankd.openmmlab.commands.benchmark_loss.measuring", lambda device: measuring)
     arguments = ["--levels", "P4", "--repeats", 1, "--threads", 1, "--device", "cpu", "--out", tmp_path]
     done = call_tool("analysis_tools/benchmark_loss.py", *arguments)
     # 50 x 84 positions, a quarter of them pooled, 2 images, 3 matrices of 4 bytes.
@@ -120,12 +147,13 @@ def test_benchmark_step_compares_every_kind_of_step(run_tool, tmp_path):
 
 def test_steps_that_are_not_the_same_are_not_printed():
     ours = {"step": "ours", "losses": {"distill.loss": 2.0}}
-    check([ours, {"step": "published", "losses": {"distill.loss": 2.0001}}, {"step": "plain", "losses": {}}], False)
-    check([ours, {"step": "bfloat16", "losses": {"distill.loss": 2.1}}], False)
+    check([ours, {"step": "published", "losses": {"distill.loss": 2.0001}}, {"step": "plain", "losses": {}}], "cpu")
+    check([ours, {"step": "bfloat16", "losses": {"distill.loss": 2.1}}], "cpu")
+    check([ours, {"step": "published", "losses": {"distill.loss": 2.01}}], "cuda")
     with pytest.raises(
         ValueError, match="published: got distillation losses that differ from those of `ours` by 5.0e-02"
     ):
-        check([ours, {"step": "published", "losses": {"distill.loss": 2.1}}], False)
+        check([ours, {"step": "published", "losses": {"distill.loss": 2.1}}], "cpu")
 
 
 @pytest.mark.parametrize(

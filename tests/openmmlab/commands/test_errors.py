@@ -62,6 +62,7 @@ def test_data_that_does_not_fit_on_the_disk_is_an_error(tool, options, tmp_path)
         ("dataset_tools/make_quickstart_data.py", ["--train", "-5"]),
         ("dataset_tools/make_gallery_data.py", ["--val", "-1"]),
         ("dataset_tools/make_mini.py", ["--layout", "coco", "--out", "mini", "--train", "0"]),
+        ("dataset_tools/prepare_public_data.py", ["bccd", "download", "--out", "bccd", "--width", "0"]),
         ("quickstart.py", ["--iterations", "-1"]),
         ("list_modules.py", [STUDENT, "--depth", "0"]),
         ("deployment/export_student.py", [STUDENT, TEACHER_CKPT, "--shape", "-1", "64"]),

@@ -167,9 +167,11 @@ def test_activations_are_computed_anew_without_a_search_for_unused_parameters(tm
     student = tmp_path / "student.py"
     for recomputes in (False, True):
         text = f"_base_ = 'mmdet::{STOCK}'\nmodel = dict(backbone=dict(with_cp={recomputes}))\n"
+        text += "custom_imports = dict(imports='cankd.losses')\n"  # one module without a list
         student.write_text(text)
         cfg, _ = _make(tmp_path, student, RETINANET.format("r18"))
         assert cfg.get("find_unused_parameters", False) is not recomputes
+        assert cfg.custom_imports.imports == ["cankd.losses", "cankd.openmmlab"]
 
 
 def test_a_teacher_is_evaluated_where_it_can_be():
@@ -192,7 +194,7 @@ def test_a_pair_without_a_common_stride(tmp_path):
     assert done.returncode and "compares maps of equal height and width" in done.stdout
 
 
-DINOV2 = [("mmpretrain::dinov2/vit-small-p14_dinov2-pre_headless.py", "backbone.ln1", dict(patch_size=14), 2)]
+DINOV2 = [("mmpretrain::dinov2/vit-small-p14_dinov2-pre_headless.py", None, dict(patch_size=14), 2)]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +206,9 @@ DINOV2 = [("mmpretrain::dinov2/vit-small-p14_dinov2-pre_headless.py", "backbone.
     ],
 )  # fmt: skip
 def test_tokens_are_laid_out_as_a_map(teacher, source, tokens, level, tmp_path):
-    cfg, printed = _make(tmp_path, RETINANET.format("r18"), teacher, "--source", "backbone", source)
+    # Without a source it is the last part of a backbone that returns no maps: DINOv2's norm.
+    cfg, printed = _make(tmp_path, RETINANET.format("r18"), teacher, *(["--source", "backbone", source] * bool(source)))
+    assert source or cfg.model.distiller.teacher_recorders.backbone.source == "backbone.ln1"
     assert _records(cfg) == {f"loss_backbone{level}": [level, None, f"backbone{level}"]}
     assert cfg.model.distiller.connectors[f"Teacher{level}"] == dict(type="TokensToMap", **tokens)
     assert "teacher's tokens; 1x1" in printed
@@ -251,6 +255,8 @@ def test_a_configuration_of_ones_own(tmp_path):
     [
         ("rtmdet_tyni_8xb32-300e_coco", "no installed package describes. The nearest are mmdet::rtmdet/rtmdet_tiny"),
         ("mmdet::glip/glip_atss_swin-t_a_fpn_dyhead_pretrain_obj365.py", "got a model that reads text"),
+        ("mmdet::lad/lad_r50-paa-r101_fpn_2xb8_coco_1x.py", "got a distillation, expected"),
+        ("mmdet::mask2former_vis/mask2former_r50_8xb2-8e_youtubevis2021.py", "got a model of videos"),
         ("bytetrack_yolox_x_8xb4-amp-80e_crowdhuman-mot17halftrain_test-mot17halfval", "got a tracker"),
     ],
 )

@@ -37,6 +37,9 @@ def test_the_quickstart_trains_evaluates_and_draws(run_tool, tmp_path):
     for name in ("boxes", "heatmaps", "curves"):
         picture = cv2.imread(str(out / f"{name}.png"))
         assert min(picture.shape[:2]) > 200 and picture.std() > 10, name
+    page = (out / "report.html").read_text()
+    assert f"Report: {out / 'report.html'}" in done.stdout
+    assert page.count("data:image/webp") == 5  # feature maps, predictions, confusion matrices of the three models
     # Both students began with the same weights and went different ways.
     students = [out / "student/iter_4.pth", out / "cankd/iter_4_student.pth"]
     initial, alone, distilled = (

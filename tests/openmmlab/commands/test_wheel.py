@@ -96,3 +96,4 @@ def test_the_quickstarts_pair_is_distilled_in_an_empty_folder(cankd, tmp_path):
     printed = cankd("train", "cankd::demo/quickstart_cankd.py", "--work-dir", "run", *options)
     assert "distill.loss_fpn0" in printed
     assert "Wrote" in cankd("convert", "run/iter_3.pth") and (tmp_path / "run/iter_3_student.pth").is_file()
+    assert "Wrote report.html" in cankd("report", "run", "--images", 0) and (tmp_path / "report.html").is_file()

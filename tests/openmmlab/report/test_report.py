@@ -163,16 +163,18 @@ def test_the_charts_show_what_the_runs_logged(page, work_dirs):
 
 @pytest.mark.slow
 def test_the_page_says_what_ran_where_and_what_is_missing(page, work_dirs):
-    _, plain, distilled = page.tables["What was trained"]
-    assert plain[:4] == [PLAIN, "RetinaNet, ResNet-18, FPN, RetinaHead", "-", "-"]
-    assert distilled[2] == "RetinaNet, ResNet-34, FPN, RetinaHead, quickstart_teacher.pth"
-    assert distilled[3:] == ["4 × NLKDINLoss, weight 4", "2 iterations, batch 2", "AdamW, lr 0.001", "0"]
+    text = " ".join(page.sections["What was trained"].split())
+    assert "Student: RetinaNet, ResNet-18, FPN, RetinaHead. Teacher: RetinaNet, ResNet-34, FPN, RetinaHead, " in text
+    assert text.endswith("Schedule: 2 iterations, batch 2. Optimizer: AdamW, lr 0.001.")
+    header, *rows = page.tables["What was trained"]
+    assert header == ["method", "distillation losses", "seeds"]
+    assert rows == [[PLAIN, "-", "0"], ["NLKDINLoss", "4 × NLKDINLoss, weight 4", "0"]]
     lines = [json.loads(line) for line in find_scalars(work_dirs / "cankd/seed0")[0].read_text().splitlines()]
     seconds = sorted(line["time"] for line in lines if "loss" in line)[1]
-    assert page.tables["Cost"][2][:2] == ["NLKDINLoss", f"{seconds:.3g}"]
+    assert page.tables["Cost"][2][:2] == ["NLKDINLoss", f"{seconds:.3f}"]
     provenance = page.tables["Environment and provenance"]
     (environment,) = (json.loads(file.read_text()) for file in work_dirs.glob("cankd/seed0/*/environment.json"))
-    assert provenance[1][0] == "runs/cankd/seed0" and provenance[1][2:5] == [
+    assert provenance[2][0] == "runs/cankd/seed0" and provenance[2][2:5] == [
         environment[key] for key in ("commit", "command", "device")
     ]
     assert "--work-dir" in environment["command"] and "randomness = dict(seed=0)" in page.sections[SECTIONS[-1]]
@@ -240,6 +242,17 @@ def test_runs_are_grouped_by_data_method_and_seed(tmp_path):
     found = {group.name: [run.seed for run in group.runs] for group in first.groups}
     assert found == {PLAIN: [0, 1], "long": [0], "PKDLoss": [0, 1], "a": [0], "b": [0]}
     assert [(study.name, list(study.groups)[0].name) for study in (first, second)] == [("x", PLAIN), ("y", PLAIN)]
+
+
+def test_records_of_a_study_are_runs(tmp_path):
+    log = [{"loss": 1.0, "time": 0.5, "step": 1}, {"mIoU": 40.0, "step": 1}]
+    record = {"scalars": log, "environment": {"commit": "abc", "cuda": None}}
+    for name, more in (("plain_seed3", {"seed": 3, "peak_bytes": 2e6}), ("plain-try2_seed0", {"held_out": True})):
+        config = f"model = dict(type='A')\nrandomness = dict(seed={more.get('seed')})\n"
+        (tmp_path / f"{name}.json").write_text(json.dumps({**record, **more, "config": config}))
+    ((run,), _) = find_runs([tmp_path])
+    assert (run.seed, run.metric, run.accuracy, run.seconds_per_step, run.memory) == (3, "mIoU", 40.0, 0.5, 2.0)
+    assert run.environment == {"commit": "abc"} and run.checkpoint() is None
 
 
 def test_folders_without_a_run_and_a_missing_library_give_one_line(tmp_path, monkeypatch):
