@@ -22,7 +22,7 @@ LAYERS = [
     [
         *("cankd.openmmlab.models", "cankd.openmmlab.checkpoint", "cankd.openmmlab.configs"),
         *("cankd.openmmlab.config_sources", "cankd.openmmlab.recording", "cankd.openmmlab.preprocessing"),
-        *("cankd.openmmlab.connectors", "cankd.openmmlab.zoo"),
+        *("cankd.openmmlab.connectors", "cankd.openmmlab.zoo", "cankd.openmmlab.maps", "cankd.openmmlab.derivation"),
     ],
     ["cankd.openmmlab.checkpoint_files", "cankd.openmmlab.distillers", "cankd.openmmlab.own_recipe"],
     ["cankd.openmmlab.own_data"],

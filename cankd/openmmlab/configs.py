@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 from pathlib import Path
 from typing import Any, Iterator
@@ -12,7 +13,7 @@ from mmengine.hub import get_config
 from mmengine.registry import DATASETS, DefaultScope
 
 from cankd.openmmlab.compat import module_of, own_config, quiet_imports, shipped_config
-from cankd.openmmlab.distillers import expand_distiller
+from cankd.openmmlab.derivation import complete_distiller
 from cankd.openmmlab.own_recipe import expand_own_data
 
 
@@ -23,7 +24,7 @@ def read_config(path: str | Path, cfg_options: dict[str, Any] | None = None, exp
         path: configuration file, or ``package::path`` of one that cankd, mmdet, mmseg or mmpretrain ships.
         cfg_options: overrides, dotted key -> value. Defaults to none. ``teacher_ckpt`` replaces a
             distillation's, wherever its configuration uses it; other models have no use for it.
-        expand: whether a distiller in the short form and data of one's own are expanded. Defaults to True.
+        expand: whether the distiller and data of one's own are expanded, see :func:`expand_config`. Defaults to True.
 
     Returns:
         The configuration.
@@ -67,19 +68,21 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
 
 
 def expand_config(cfg: Config) -> None:
-    """Expands the distiller of a configuration, if it has the short form, and data of one's own, in place.
+    """Expands the distiller of a configuration and data of one's own, and derives what they leave out, in place.
 
     Args:
         cfg: configuration of a distillation or of a single model.
 
     Raises:
         ValueError: for a faulty short form or faulty ``own_data``; see
-            :func:`~cankd.openmmlab.distillers.expand_distiller` and
+            :func:`~cankd.openmmlab.distillers.expand_distiller`,
+            :func:`~cankd.openmmlab.derivation.complete_distiller` and
             :func:`~cankd.openmmlab.own_recipe.expand_own_data`.
     """
     expand_own_data(cfg)
     if is_distillation_config(cfg) and cfg.model.get("distiller"):
-        cfg.model.distiller = expand_distiller(cfg.model.distiller)
+        models = cfg.model.architecture, cfg.model.teacher
+        cfg.model.distiller = complete_distiller(cfg.model.distiller, *models, functools.partial(in_scope, cfg))
 
 
 def is_distillation_config(cfg: Config) -> bool:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, NamedTuple, Sequence
 
 import torch
 from mmdet.structures import DetDataSample
@@ -18,21 +17,37 @@ from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from mmrazor.registry import MODELS
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from cankd.openmmlab.algorithms.crosskd import check_heads
 from cankd.openmmlab.analysis.complexity import MultiplyAdds
 from cankd.openmmlab.compat import configs_folder, module_of, own_config
 from cankd.openmmlab.configs import dataset_meta, is_distillation_config, read_config, test_dataset
-from cankd.openmmlab.connectors import set_image_sizes, token_grid
+from cankd.openmmlab.connectors import set_image_sizes
+from cankd.openmmlab.derivation import (
+    CHANNELS_IN,
+    CHANNELS_OUT,
+    CONVOLUTION,
+    as_list,
+    complete_by_maps,
+    complete_parts,
+)
 from cankd.openmmlab.inference import noise_batch
 from cankd.openmmlab.loading import build_model
+from cankd.openmmlab.maps import (
+    Map,
+    ModelMaps,
+    Pair,
+    features,
+    nearest,
+    same_strides,
+    sizes_differ,
+    weightless,
+)
 from cankd.openmmlab.own_data import GivenData
 from cankd.openmmlab.preprocessing import normalise_differently
-from cankd.openmmlab.recording import OutputIndex, module_shapes, nearest_names, shapes_in_training
+from cankd.openmmlab.recording import module_shapes, nearest_names
 from cankd.openmmlab.zoo import ZooModel, zoo_model
 
-IMAGE = (256, 256)
 LOGITS = "decode_head.conv_seg"
 # Method -> files in configs/_base_ with its published settings, for necks and for backbones.
 METHODS = {
@@ -43,33 +58,8 @@ METHODS = {
     "acamkd": ("methods/acamkd_fpn.py", "methods/acamkd_backbone.py"),
     "crosskd": ("methods/crosskd.py", "methods/crosskd.py"),
 }
-MOST_EXTRA_TOKENS = 8  # class token, distillation token, registers
 WIDTH = 120  # of a line of a written configuration
 RESIZING = ("cankd", "pkd")  # methods that compare maps of different height and width
-
-
-@dataclass(frozen=True)
-class Map:
-    """A feature map that a module returns for one image."""
-
-    index: int | None  # among the module's maps; None if it returns one
-    channels: int
-    height: int
-    width: int
-    stride: int
-    tokens: tuple[int, int] | None = None  # side of a patch, number of further tokens; of a module that returns tokens
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.height, self.width
-
-
-class Pair(NamedTuple):
-    """A map of the student and the map of the teacher that it is compared with."""
-
-    student: Map
-    teacher: Map
 
 
 @dataclass
@@ -80,22 +70,25 @@ class Side:
         config: path or ``package::path`` of its configuration.
         cfg: its configuration.
         model: the model, not initialised.
-        shapes: what each of its modules returned; see :func:`~cankd.openmmlab.recording.module_shapes`.
-        image: height and width of the image that it saw.
+        found: the maps that its modules returned for an image.
         entry: what its package tells of it, or None for a file of one's own.
     """
 
     config: str
     cfg: Config
     model: BaseModel
-    shapes: dict[str, dict[OutputIndex, tuple[int, ...]]]
-    image: tuple[int, int]
+    found: ModelMaps
     entry: ZooModel | None
 
     @property
     def name(self) -> str:
         """Name of the configuration."""
         return Path(self.config).stem
+
+    @property
+    def image(self) -> tuple[int, int]:
+        """Height and width of the image that it saw."""
+        return self.found.image
 
     @property
     def parameters(self) -> int:
@@ -121,35 +114,6 @@ class Side:
         """Number of classes that a segmenter's head tells apart."""
         head: Any = getattr(self.model, "decode_head", None)
         return getattr(head[-1] if isinstance(head, nn.ModuleList) else head, "num_classes", None)
-
-    def maps(self, source: str) -> list[Map]:
-        """Returns the maps (B, C, H, W) that a module returns at its first call; tokens (B, N, C) count as maps."""
-        maps = []
-        for index, shape in self.shapes.get(source, {}).items():
-            place = index[1] if len(index) > 1 else None
-            if len(index) > 2 or index[0] > 0:
-                continue
-            if len(shape) == 4:
-                maps.append(Map(place, *shape[1:], stride=round(self.image[0] / shape[2])))
-            elif len(shape) == 3:
-                maps += self._laid_out(place, *shape[1:])
-        return maps
-
-    def _laid_out(self, place: int | None, tokens: int, channels: int) -> list[Map]:
-        """Returns the map that tokens of the image's patches make; none if no patches make as many."""
-        own = {
-            module.stride[0]
-            for module in self.model.modules()
-            if isinstance(module, nn.Conv2d) and module.stride == module.kernel_size
-        }
-        fits = {side: not any(extent % side for extent in self.image) for side in range(2, min(self.image) + 1)}
-        sides = sorted(fits, key=lambda side: (side in own, fits[side]), reverse=True)
-        for extra in range(MOST_EXTRA_TOKENS + 1):
-            for side in sides:
-                grid = token_grid(tokens, extra, self.image, (side, side))
-                if grid:
-                    return [Map(place, channels, *grid, stride=side, tokens=(side, extra))]
-        return []
 
 
 def load_side(
@@ -187,35 +151,18 @@ def load_side(
     if outline:
         with contextlib.suppress(Exception), weightless():  # some operators cannot run without values
             model = build_model(cfg)
-            shapes, image = _features(model, lambda size: {"inputs": torch.empty(1, 3, *size)})
-            return Side(config, cfg, model, shapes, image, zoo_model(config))
+            return Side(config, cfg, model, features(model, lambda size: torch.empty(1, 3, *size)), zoo_model(config))
     try:
         model = build_model(cfg)
     except Exception as error:
         raise ValueError(f"{config}: the model cannot be built here. {_short(error)}") from error
     try:
-        shapes, image = _features(model, lambda size: _image(cfg, model, size))
+        found = features(model, lambda size: _image(cfg, model, size)["inputs"])
     except Exception as error:
         raise ValueError(
             f"{config}: the model cannot extract the features of an image here. {_short(error)}"
         ) from error
-    return Side(config, cfg, model, shapes, image, zoo_model(config))
-
-
-class _NumbersOnCPU(TorchFunctionMode):
-    """Computes on the CPU what models read as numbers: the rates of their stochastic depth."""
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Runs one function of torch."""
-        device = {"device": "cpu"} if func is torch.linspace else {}
-        return func(*args, **{**device, **(kwargs or {})})
-
-
-@contextlib.contextmanager
-def weightless() -> Iterator[None]:
-    """Builds and runs models without memory and values inside the block."""
-    with torch.device("meta"), _NumbersOnCPU():
-        yield
+    return Side(config, cfg, model, found, zoo_model(config))
 
 
 def _image(cfg: Config, model: BaseModel, size: Sequence[int]) -> dict[str, Any]:
@@ -225,44 +172,6 @@ def _image(cfg: Config, model: BaseModel, size: Sequence[int]) -> dict[str, Any]
     return model.data_preprocessor(noise_batch(cfg, size), False)
 
 
-def _feature_shapes(model: BaseModel, data: Mapping[str, Any]) -> dict[str, dict[OutputIndex, tuple[int, ...]]]:
-    """Finds what the modules return in training, while batch norms and dropout are in eval mode.
-
-    The backbones of PIDNet and DDRNet return further maps in training; of these the one that they predict from counts.
-    """
-    shapes = module_shapes(model, data, whole=False)
-    predicted = shapes.get("backbone", {}).get((0,))
-    if predicted:
-        trained = shapes_in_training(model, data)
-        shapes["backbone"] = {index: shape for index, shape in trained.items() if shape == predicted}
-    return shapes
-
-
-def image_sizes(model: BaseModel) -> list[tuple[int, int]]:
-    """Returns heights and widths to try a model with: a small one, then what it is trained with, if that is fixed."""
-    trained = getattr(model.data_preprocessor, "size", None)
-    return [IMAGE, tuple(trained)] if trained else [IMAGE]
-
-
-def _features(
-    model: BaseModel, batch: Callable[[Sequence[int]], Mapping[str, Any]]
-) -> tuple[dict[str, dict[OutputIndex, tuple[int, ...]]], tuple[int, int]]:
-    """Extracts the features of one image, of the size that the model is trained with if it takes no other.
-
-    Args:
-        model: the model.
-        batch: makes the batch of one image of a height and width.
-
-    Returns:
-        What the modules return, and height and width of the image.
-    """
-    for size in image_sizes(model):
-        try:
-            data = batch(size)
-            return _feature_shapes(model, data), tuple(data["inputs"].shape[-2:])
-        except Exception as error:
-            failed = error
-    raise failed
 
 
 def _short(error: BaseException) -> str:
@@ -317,17 +226,11 @@ def pair_maps(
                 f"--levels: got {missing[0]}, expected indices of the maps of the student's {sources[0]}: "
                 f"{', '.join(str(index) for index in there if index is not None) or 'it returns one map'}."
             )
-        pairs = [Pair(there[level], _nearest(there[level], maps[1])) for level in levels]
+        pairs = [Pair(there[level], nearest(there[level], maps[1])) for level in levels]
     else:
-        pairs = _by_stride(*maps)
-        if sources[0].split(".")[0] == "neck":
-            most = len(_template(method, sources[0])["levels"])
-            finest = sorted(pairs, key=lambda pair: pair.student.stride)[:most]
-            pairs = [pair for pair in pairs if pair in finest]
-        else:
-            pairs = pairs[-1:]
-    same_image = student.image == teacher.image
-    resizes = any(one.stride != other.stride or same_image and one.size != other.size for one, other in pairs)
+        is_neck = sources[0].split(".")[0] == "neck"
+        pairs = same_strides(maps[0], maps[1], _template(method, sources[0])["levels"] if is_neck else None)
+    resizes = any(sizes_differ(pair, student.found, teacher.found) for pair in pairs)
     if resizes and method not in RESIZING:
         raise ValueError(
             f"--method: got {method}, which compares maps of equal height and width; {student.name} has strides "
@@ -343,57 +246,37 @@ def _sources(student: Side, teacher: Side, method: str, source: Sequence[str] | 
         return source[0], source[-1]
     if method == "cwd" and student.classes and student.classes == teacher.classes:
         return LOGITS, LOGITS
-    if student.maps("neck") and teacher.maps("neck"):
+    if student.found.of("neck") and teacher.found.of("neck"):
         return "neck", "neck"
-    return _backbone(student), _backbone(teacher)
+    return _backbone(student.found), _backbone(teacher.found)
 
 
-def _backbone(side: Side) -> str:
+def _backbone(found: ModelMaps) -> str:
     """Returns the backbone, or the last of its parts that returns one map where it returns something else itself."""
-    if side.maps("backbone"):
+    if found.of("backbone"):
         return "backbone"
-    parts = [name for name in side.shapes if name.startswith("backbone.") and name.count(".") <= 2]  # blocks at most
-    return next((name for name in reversed(parts) if (0,) in side.shapes[name] and side.maps(name)), "backbone")
+    parts = [name for name in found.shapes if name.startswith("backbone.") and name.count(".") <= 2]  # blocks at most
+    return next((name for name in reversed(parts) if (0,) in found.shapes[name] and found.of(name)), "backbone")
 
 
 def _maps_of(side: Side, source: str) -> list[Map]:
     """Returns the maps of one module; a module behind the neck is found by a prediction."""
-    if source in side.shapes and not side.shapes[source]:
+    if source in side.found.shapes and not side.found.shapes[source]:
         data = _image(side.cfg, side.model, side.image)
-        side.shapes.update(module_shapes(side.model, data))
-    if source not in side.shapes:
+        side.found.shapes.update(module_shapes(side.model, data))
+    if source not in side.found.shapes:
         raise ValueError(
             f"--source: got {source}, which {side.name} does not have; the nearest are "
-            f"{nearest_names(source, list(side.shapes))}. tools/list_modules.py {side.config} lists all."
+            f"{nearest_names(source, list(side.found.shapes))}. tools/list_modules.py {side.config} lists all."
         )
-    maps = side.maps(source)
+    maps = side.found.of(source)
     if not maps:
-        shapes = ", ".join(map(str, side.shapes[source].values())) or "nothing"
+        shapes = ", ".join(map(str, side.found.shapes[source].values())) or "nothing"
         raise ValueError(
             f"--source: got {source}, which returns {shapes} in {side.name}, expected maps (B, C, H, W). "
             f"tools/list_modules.py {side.config} lists all modules."
         )
     return maps
-
-
-def _by_stride(student: Sequence[Map], teacher: Sequence[Map]) -> list[Pair]:
-    """Pairs maps of equal stride; without any, the two maps of the nearest strides."""
-    last = {found.stride: found for found in student}
-    partners = {found.stride: found for found in teacher}
-    pairs = [Pair(found, partners[stride]) for stride, found in last.items() if stride in partners]
-    if not pairs:
-        nearest = [Pair(found, _nearest(found, teacher)) for found in student]
-        pairs = [min(reversed(nearest), key=lambda pair: _distance(*pair))]
-    return sorted(pairs, key=lambda pair: pair.student.index or 0)
-
-
-def _nearest(student: Map, teacher: Sequence[Map]) -> Map:
-    """Returns the last of the teacher's maps with the stride nearest to a student's map's."""
-    return min(reversed(teacher), key=lambda found: _distance(student, found))
-
-
-def _distance(student: Map, teacher: Map) -> float:
-    return abs(math.log(student.stride / teacher.stride))
 
 
 def _strides(maps: Sequence[Map]) -> str:
@@ -443,7 +326,8 @@ def distiller_config(method: str, pairing: Pairing, classes: int | None = None) 
 
     Returns:
         The configuration of a ``LevelDistiller`` with the method's published settings; the student's maps go through a
-        1x1 convolution if their channels differ from the teacher's.
+        1x1 convolution if their channels differ from the teacher's. Channels that differ from level to level are left
+        out, see :func:`~cankd.openmmlab.derivation.complete_distiller`.
 
     Raises:
         ValueError: if the method needs boxes and the model is a segmenter.
@@ -453,7 +337,6 @@ def distiller_config(method: str, pairing: Pairing, classes: int | None = None) 
         raise ValueError("--method: got fgd, which needs boxes; a segmenter has none. Choose another method.")
     if method == "acamkd" and classes:
         template["loss"]["num_masks"] = classes
-    name = pairing.student_source.split(".")[0]
     distiller: dict[str, Any] = dict(type="LevelDistiller", source=pairing.student_source)
     if pairing.teacher_source != pairing.student_source:
         distiller["teacher_source"] = pairing.teacher_source
@@ -464,61 +347,41 @@ def distiller_config(method: str, pairing: Pairing, classes: int | None = None) 
     if teacher_levels != levels:
         distiller["teacher_levels"] = teacher_levels
     needs_convolution = any(pair.student.channels != pair.teacher.channels for pair in pairing.pairs)
-    parts = [
-        _with_tokens(_level_config(template, pair, needs_convolution, pairing.resizes), pair) for pair in pairing.pairs
-    ]
-    prefixes = dict(loss=f"loss_{name}", connector=name, student_connector="Student", teacher_connector="Teacher")
-    coarsest = max(range(len(parts)), key=lambda place: pairing.pairs[place].student.stride)
-    for key, config in parts[coarsest].items():  # what differs on other levels is named for them
-        distiller[key] = config
-        for level, part in zip(levels, parts):
-            if part[key] != config:
-                long_key = "distill_losses" if key == "loss" else "connectors"
-                distiller.setdefault(long_key, {})[f"{prefixes[key]}{level}"] = _difference(config, part[key])
+    if "teacher_connector" in template:  # FBKD
+        distiller.update({key: template[key] for key in ("loss", "student_connector", "teacher_connector")})
+        distiller["connectors"] = {
+            f"{side}{'' if level is None else level}": pooling
+            for side in ("Student", "Teacher")
+            for level, pair in zip(levels, pairing.pairs)
+            for pooling in [_pooling(template, pair.student.stride)]
+            if pooling
+        }
+    else:
+        parts = [_level_parts(template, pair, needs_convolution, pairing.resizes) for pair in pairing.pairs]
+        # What levels differ in is derived when the configuration is read.
+        distiller.update(parts[0] if all(part == parts[0] for part in parts) else _without_channels(parts[0]))
     distiller.update({key: template[key] for key in ("parts", "student_recorders", "extra_inputs") if key in template})
-    return distiller
+    return {key: value for key, value in distiller.items() if value != {}}
 
 
-def _level_config(template: dict[str, Any], pair: Pair, needs_convolution: bool, resizes: bool) -> dict[str, Any]:
+def _level_parts(template: dict[str, Any], pair: Pair, needs_convolution: bool, resizes: bool) -> dict[str, Any]:
     """Returns loss and connectors of one level."""
-    student, teacher = pair.student.channels, pair.teacher.channels
     loss = dict(template["loss"])
-    if "in_channels" in loss:
-        loss["in_channels"] = teacher
     if resizes and loss["type"] == "NLKDINLoss":
         loss["align"] = True
-    convolution = dict(type="ConvModuleConnector", in_channel=student, out_channel=teacher, norm_cfg=None, act_cfg=None)
-    own = template.get("connector")
-    if own and own["type"] == "MGDConnector":
-        return dict(loss=loss, connector={**own, "student_channels": student, "teacher_channels": teacher})
-    if "teacher_connector" in template:  # FBKD
-        own, theirs = template["student_connector"], template["teacher_connector"]
-        changes = {"in_channels": teacher, **_pooling(template, pair.student.stride)}
-        relations = _without_mode(own[-1] if isinstance(own, list) else own)
-        if needs_convolution:
-            relations.update(type="FBKDConvConnector", student_channels=student)
-        return dict(
-            loss=loss,
-            student_connector={**relations, **changes},
-            teacher_connector={**_without_mode(theirs), **changes},
-        )
-    return dict(loss=loss, connector=convolution) if needs_convolution else dict(loss=loss)
+    connectors = as_list(template.get("connector")) or [CONVOLUTION] * needs_convolution
+    loss, student, teacher = complete_parts(loss, connectors, [], pair)
+    chains = {"connector": student, "teacher_connector": teacher}
+    return dict(loss=loss, **{key: chain[0] if len(chain) == 1 else chain for key, chain in chains.items() if chain})
 
 
-def _with_tokens(config: dict[str, Any], pair: Pair) -> dict[str, Any]:
-    """Returns loss and connectors of one level, with tokens laid out as maps before any other connector."""
-    for side, found in (("student", pair.student), ("teacher", pair.teacher)):
-        if found.tokens:
-            patch, extra = found.tokens
-            key = "connector" if side == "student" and "connector" in config else f"{side}_connector"
-            tokens = dict(type="TokensToMap", patch_size=patch, **({} if extra == 1 else {"extra_tokens": extra}))
-            config[key] = [tokens, config[key]] if key in config else tokens
-    return config
-
-
-def _without_mode(connector: dict[str, Any]) -> dict[str, Any]:
-    """Returns FBKD's connector without its mode, which is mmrazor's default."""
-    return {key: value for key, value in connector.items() if key != "mode"}
+def _without_channels(part: Any) -> Any:
+    """Returns a loss or connectors without the arguments about channels."""
+    if isinstance(part, dict):
+        return {
+            key: _without_channels(value) for key, value in part.items() if key not in (*CHANNELS_IN, *CHANNELS_OUT)
+        }
+    return [_without_channels(value) for value in part] if isinstance(part, list) else part
 
 
 def _pooling(template: dict[str, Any], stride: int) -> dict[str, Any]:
@@ -526,22 +389,20 @@ def _pooling(template: dict[str, Any], stride: int) -> dict[str, Any]:
     return template.get("connectors", {}).get({4: "Student0", 8: "Student1"}.get(stride, ""), {})
 
 
-def _difference(common: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """Returns what has to be merged into the levels' common configuration to have that of one level."""
-    return {key: value for key, value in config.items() if key not in common or common[key] != value}
-
-
-def loss_costs(distiller: dict[str, Any], pairing: Pairing) -> list[int | None]:
+def loss_costs(distiller: dict[str, Any], student: Side, teacher: Side, pairing: Pairing) -> list[int | None]:
     """Counts what comparing each pair of maps costs, for one image.
 
     Args:
         distiller: configuration of a distiller, from :func:`distiller_config`.
+        student: student that was built.
+        teacher: teacher that was built.
         pairing: the maps that it compares.
 
     Returns:
         For each pair the multiply-adds of a forward pass of its loss and connectors; None if they take no map as small.
     """
-    built = MODELS.build(distiller).eval()
+    sides = {"student": student, "teacher": teacher}
+    built = MODELS.build(complete_by_maps(distiller, lambda side: sides[side].found)).eval()
     costs: list[int | None] = []
     for pair, (name, inputs) in zip(pairing.pairs, built.loss_forward_mappings.items()):
         size = pair.student.size

@@ -57,6 +57,26 @@ def recorded_inputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list
 
 
 @contextlib.contextmanager
+def recorded_outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Any]]:
+    """Records what the last call of some modules inside the block returned.
+
+    Args:
+        modules: name -> module.
+
+    Yields:
+        Name -> the output; a module that is not called has none.
+    """
+    records: dict[str, Any] = {}
+
+    def hook(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        records[name] = output
+
+    handles = [module.register_forward_hook(functools.partial(hook, name)) for name, module in modules.items()]
+    with _removed(handles):
+        yield records
+
+
+@contextlib.contextmanager
 def recorded_calls(owner: Any, method: str) -> Iterator[list[tuple[tuple, Any]]]:
     """Records the calls of an object's method inside the block.
 
@@ -354,6 +374,22 @@ class ModelRecorder:
             else:
                 problem = f"data_idx={data_idx}, but the module put out one map; leave data_idx out"
             raise ValueError(f"mapping {mapping!r} of recorder {recorder!r}: got {problem}.") from error
+
+
+def no_such_source(side: str, name: str, source: str, modules: Sequence[str]) -> str:
+    """Returns the error of a distiller's recorder whose source is no module.
+
+    Args:
+        side: ``student`` or ``teacher``.
+        name: name of the recorder.
+        source: its source.
+        modules: names of the modules of this side's model.
+    """
+    near = difflib.get_close_matches(source, modules, n=3) or [other for other in modules if other and "." not in other]
+    return (
+        f"distiller.{side}_recorders.{name}: got source={source!r}, expected a module of the {side} like "
+        f"{', '.join(near)}. Correct it; `cankd list-modules` lists all of them."
+    )
 
 
 def _own_source(model: nn.Module, recorder: Mapping[str, Any]) -> dict[str, Any]:

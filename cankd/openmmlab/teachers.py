@@ -11,7 +11,8 @@ from mmengine.config import Config
 from mmrazor.registry import MODELS
 
 from cankd.openmmlab.configs import in_scope, read_config
-from cankd.openmmlab.pairing import Side, load_side, pair_maps, weightless
+from cankd.openmmlab.maps import weightless
+from cankd.openmmlab.pairing import Side, load_side, pair_maps
 from cankd.openmmlab.zoo import Benchmark, ZooModel, rivals
 
 

@@ -12,7 +12,9 @@ model = dict(
     type="PartialTeacherDistill",
     architecture=dict(type="StockModel"),
     teacher=dict(type="StockModel"),
-    distiller=dict(type="LevelDistiller", source="backbone.layer4", loss=dict(type="NLKDINLoss", loss_weight=10)),
+    distiller=dict(
+        type="LevelDistiller", source="backbone", levels="last", loss=dict(type="NLKDINLoss", loss_weight=10)
+    ),
 )
 find_unused_parameters = True
 default_hooks = dict(checkpoint=dict(type="DistillCheckpointHook"))

@@ -1,5 +1,5 @@
-# CanKD on the neck's maps 0 to 2 of DINO, with its stock data and schedule. The stock file also holds a model, which is
-# replaced here.
+# CanKD on the three finest maps of DINO's neck, with its stock data and schedule. The stock file also holds a model,
+# which is replaced here.
 _base_ = ["mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py"]
 custom_imports = dict(imports=["cankd.openmmlab"])
 
@@ -12,8 +12,8 @@ model = dict(
     distiller=dict(
         type="LevelDistiller",
         source="neck",
-        levels=[0, 1, 2],
-        loss=dict(type="NLKDINLoss", in_channels=256, loss_weight=10),
+        levels=3,
+        loss=dict(type="NLKDINLoss", loss_weight=10),
     ),
 )
 default_hooks = dict(checkpoint=dict(type="DistillCheckpointHook"))

@@ -1,5 +1,5 @@
-# CanKD on the neck's maps 0 to 3 of a detector, which are P3-P6 of one-stage and P2-P5 of two-stage detectors.
-# The teacher runs up to its neck.
+# CanKD on a neck's four finest maps, which are P3-P6 of one-stage and P2-P5 of two-stage detectors. The teacher runs up
+# to its neck.
 custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
@@ -11,8 +11,8 @@ model = dict(
         type="LevelDistiller",
         source="neck",
         name="fpn",
-        levels=[0, 1, 2, 3],
-        loss=dict(type="NLKDINLoss", in_channels=256, loss_weight=10),
+        levels=4,
+        loss=dict(type="NLKDINLoss", loss_weight=10),
     ),
 )
 find_unused_parameters = True

@@ -177,7 +177,7 @@ def test_vit_recipe():
 
 @functools.lru_cache(maxsize=None)
 def _shapes(config: str) -> dict[str, dict[tuple, tuple]]:
-    return load_side(config, outline=True).shapes
+    return load_side(config, outline=True).found.shapes
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from typing import Any, Sequence
 
@@ -13,9 +12,10 @@ from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 from torch import Tensor, nn
 
+from cankd.openmmlab.derivation import complete_distiller
 from cankd.openmmlab.loading import load_teacher
 from cankd.openmmlab.preprocessing import TeacherImages, normalise_differently
-from cankd.openmmlab.recording import describe_records
+from cankd.openmmlab.recording import describe_records, no_such_source
 
 
 def compute_losses(distiller: ConfigurableDistiller) -> dict[str, Tensor]:
@@ -85,7 +85,8 @@ class TeacherDistill(SingleTeacherDistill):
     """``SingleTeacherDistill`` that reads its teacher's checkpoint safely and names a recorder that is wrong.
 
     Args:
-        distiller: recorders, connectors and losses.
+        distiller: recorders, connectors and losses; :func:`~cankd.openmmlab.derivation.complete_distiller` derives what
+            it leaves out.
         teacher: teacher, or its configuration.
         teacher_ckpt: path or URL of the teacher's weights. Defaults to None.
         teacher_preprocess: whether the teacher gets the images as its own ``data_preprocessor`` makes them
@@ -109,6 +110,7 @@ class TeacherDistill(SingleTeacherDistill):
         teacher_preprocess: bool = False,
         **kwargs: Any,
     ) -> None:
+        distiller = complete_distiller(distiller, kwargs.get("architecture"), teacher)
         try:
             super().__init__(distiller, teacher, **kwargs)
         except AssertionError as error:
@@ -167,8 +169,4 @@ class TeacherDistill(SingleTeacherDistill):
         modules = [name for name, _ in model.named_modules()]
         for name, recorder in getattr(self.distiller, f"{side}_recorders").recorders.items():
             if isinstance(recorder, ModuleOutputsRecorder) and recorder.source not in modules:
-                near = difflib.get_close_matches(recorder.source, modules, n=3) or list(dict(model.named_children()))
-                raise ValueError(
-                    f"distiller.{side}_recorders.{name}: got source={recorder.source!r}, expected a module of the "
-                    f"{side} like {', '.join(near)}. Correct it; `cankd list-modules` lists all of them."
-                ) from error
+                raise ValueError(no_such_source(side, name, recorder.source, modules)) from error

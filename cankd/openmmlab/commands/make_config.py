@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_models(student, teacher)
     print()
     if pairing:
-        print_pairs(pairing, loss_costs(distiller, pairing))
+        print_pairs(pairing, loss_costs(distiller, student, teacher, pairing))
     else:
         print_heads(student, teacher)
     print_next(student, args.out)

@@ -5,19 +5,33 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
-from typing import Any, Mapping, Sequence
+import re
+from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from mmengine.config import ConfigDict
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.registry import MODELS
 
 _LEVEL = "{level}"
+LAST = "last"
+
+
+class Place(NamedTuple):
+    """A map of a model: the module that returns it, and its index where the module returns several."""
+
+    source: str
+    level: int | None
+
+
+# Returns the places of the maps that are compared; takes the student's and the teacher's module, and the largest number
+# of maps, or None for the last map alone.
+FindPairs = Callable[[str, str, Optional[int]], List[Tuple[Place, Place]]]
 
 
 def long_form(
     source: str,
     loss: dict[str, Any],
-    levels: Sequence[int] | None = None,
+    levels: Sequence[int] | int | str | None = None,
     teacher_levels: Sequence[int | None] | None = None,
     name: str | None = None,
     student_source: str | None = None,
@@ -28,6 +42,8 @@ def long_form(
     extra_inputs: dict[str, dict[str, Any]] | None = None,
     parts: bool = False,
     prefix: str = "",
+    *,
+    find_pairs: FindPairs | None = None,
 ) -> dict[str, Any]:
     """Makes the configuration of a ``ConfigurableDistiller`` from the arguments of a ``LevelDistiller`` of one point.
 
@@ -36,7 +52,10 @@ def long_form(
             module of its own, ``{level}`` stands for its number: ``neck.out_convs.{level}.conv``.
         loss: configuration of the loss, the same for each level. The student's and the teacher's map are the first
             two arguments of its ``forward``.
-        levels: indices of the compared maps, where the module returns several. Defaults to None: it returns one.
+        levels: indices of the compared maps, where the module returns several. A number n chooses the n finest maps
+            of the student that the teacher has in the same stride, fewer if they are fewer; ``"last"`` chooses the
+            last such map, and its loss has no number. Beside ``teacher_levels`` or ``{level}`` a number n stands for
+            the first n. Defaults to None: the module returns one map.
         teacher_levels: indices of the teacher's maps where they differ from ``levels``, one for each; None for a module
             that returns one map. Defaults to ``levels``.
         name: name of the recorders; the losses are ``loss_<name><level>``. Defaults to the first part of ``source``.
@@ -51,6 +70,8 @@ def long_form(
         parts: whether the loss returns several named parts, as FGD and ACAM-KD do. Defaults to False.
         prefix: start of the names of ``student_connector`` and ``teacher_connector``. Defaults to none; with several
             points to the point's name.
+        find_pairs: function that finds the maps that ``levels`` only counts. Defaults to None: the models are not
+            known, and their first maps are taken.
 
     Returns:
         The configuration in mmrazor's form, of type ``PartsDistiller`` if ``parts``.
@@ -61,25 +82,36 @@ def long_form(
     for module in (source, student_source or source, teacher_source or source):
         if not isinstance(module, str):
             raise ValueError(f"distiller.source: got {module!r}, expected the name of a module. Correct it.")
+    is_chosen = levels == LAST or (type(levels) is int and levels > 0)
     are_integers = isinstance(levels, (list, tuple)) and all(type(level) is int for level in levels)
-    if levels is not None and not (are_integers and levels):
-        raise ValueError(f"distiller.levels: got {levels!r}, expected integers such as [0, 1, 2, 3]. Correct it.")
-    indices: list[int | None] = [None] if levels is None else list(levels)
-    if teacher_levels is not None and (
-        not isinstance(teacher_levels, (list, tuple)) or len(teacher_levels) != len(indices)
-    ):
+    if not (levels is None or is_chosen or (are_integers and levels)):
         raise ValueError(
-            f"distiller.teacher_levels: got {teacher_levels!r}, expected {len(indices)}, one for each level of the "
-            "student. Correct it."
+            f"distiller.levels: got {levels!r}, expected integers such as [0, 1, 2, 3], a number of levels or "
+            f'"{LAST}". Correct it.'
         )
+    sources = {"student": student_source or source, "teacher": teacher_source or source}
+    if is_chosen and find_pairs and not teacher_levels and not any(_LEVEL in module for module in sources.values()):
+        most = levels if isinstance(levels, int) else None
+        places = find_pairs(sources["student"], sources["teacher"], most)
+    else:
+        indices: list[int | None] = _listed(levels)
+        is_list = isinstance(teacher_levels, (list, tuple))
+        if teacher_levels is not None and not (is_list and len(teacher_levels) == len(indices)):
+            raise ValueError(
+                f"distiller.teacher_levels: got {teacher_levels!r}, expected {len(indices)}, one for each level of the "
+                "student. Correct it."
+            )
+        places = [
+            (Place(sources["student"], level), Place(sources["teacher"], teacher_level))
+            for level, teacher_level in zip(indices, teacher_levels or indices)
+        ]
     if connector and student_connector:
         raise ValueError("distiller: got connector and student_connector, expected one of them. Remove the other.")
     name = name or source.split(".")[0]
-    sources = {"student": student_source or source, "teacher": teacher_source or source}
-    # What follows the name of each level's loss and connectors -> indices of the student's and of the teacher's map.
+    # What follows the name of each level's loss and connectors -> places of the student's and of the teacher's map.
     compared = {
-        "" if level is None else str(level): {"student": level, "teacher": teacher_level}
-        for level, teacher_level in zip(indices, teacher_levels or indices)
+        "" if levels == LAST or student.level is None else str(student.level): {"student": student, "teacher": teacher}
+        for student, teacher in places
     }
     connectors: dict[str, tuple[str, Any]] = {}  # side -> name and configuration
     if connector or student_connector:
@@ -89,15 +121,18 @@ def long_form(
 
     def recorders(side: str) -> dict[str, Any]:
         named = {f"{name}{suffix}" if _LEVEL in sources[side] else name: suffix for suffix in compared}
-        modules = {key: sources[side].replace(_LEVEL, str(compared[suffix][side])) for key, suffix in named.items()}
-        return {key: dict(type="ModuleOutputs", source=module) for key, module in modules.items()}
+        modules = {key: compared[suffix][side] for key, suffix in named.items()}
+        return {
+            key: dict(type="ModuleOutputs", source=place.source.replace(_LEVEL, str(place.level)))
+            for key, place in modules.items()
+        }
 
     def record(side: str, suffix: str) -> dict[str, Any]:
         found: dict[str, Any] = dict(recorder=name, from_student=side == "student")
         if _LEVEL in sources[side]:
             found["recorder"] = f"{name}{suffix}"
-        elif compared[suffix][side] is not None:
-            found["data_idx"] = compared[suffix][side]
+        elif compared[suffix][side].level is not None:
+            found["data_idx"] = compared[suffix][side].level
         if side in connectors:
             found["connector"] = f"{connectors[side][0]}{suffix}"
         return found
@@ -124,6 +159,13 @@ def long_form(
     return copy.deepcopy(config)
 
 
+def _listed(levels: Any) -> list[int | None]:
+    """Returns the indices of the compared maps: the first ones where ``levels`` only counts them."""
+    if isinstance(levels, (list, tuple)):
+        return list(levels)
+    return [None] if levels in (None, LAST) else list(range(levels))
+
+
 def _loss_inputs(loss: Any) -> list[str]:
     """Returns the names of a loss's first two inputs, the student's and the teacher's map."""
     kind = loss.get("type") if isinstance(loss, dict) else None
@@ -138,10 +180,10 @@ def _loss_inputs(loss: Any) -> list[str]:
     return list(inspect.signature(forward).parameters)[1:3]
 
 
-SHORT_KEYS = tuple(inspect.signature(long_form).parameters)
+SHORT_KEYS = tuple(key for key in inspect.signature(long_form).parameters if key != "find_pairs")
 
 
-def _joined(points: Any, shared: Mapping[str, Any]) -> dict[str, Any]:
+def _joined(points: Any, shared: Mapping[str, Any], find_pairs: FindPairs | None) -> dict[str, Any]:
     """Makes the long form of several points, each a dict of :func:`long_form`'s arguments beside the shared ones."""
     if not isinstance(points, (list, tuple)) or not points:
         raise ValueError(f"distiller.points: got {points!r}, expected a list of dicts with source and loss.")
@@ -154,7 +196,7 @@ def _joined(points: Any, shared: Mapping[str, Any]) -> dict[str, Any]:
         point = {**shared, **point}
         _refuse_missing(where, point)
         name = point.get("name") or str(point["source"]).split(".")[0]
-        part = long_form(**{"prefix": name, **point})
+        part = long_form(**{"prefix": name, **point}, find_pairs=find_pairs)
         if part.pop("type") == "PartsDistiller":
             config["type"] = "PartsDistiller"
         for key, entries in part.items():
@@ -180,6 +222,7 @@ def _refuse_missing(where: str, given: Mapping[str, Any]) -> None:
             raise ValueError(f"{where}: got a LevelDistiller without {key}, expected one. Add {key}.")
 
 
+_CONNECTOR = re.compile(r"(Student|Teacher)\d+$")  # changed for a level that may not be among the chosen ones
 LONG_KEYS = (*list(inspect.signature(ConfigurableDistiller.__init__).parameters)[1:-1], "init_cfg", "_scope_")
 
 
@@ -193,7 +236,7 @@ def _is_level_distiller(kind: Any) -> bool:
     return kind is level_distiller or str(kind).split(".")[-1] == "LevelDistiller"
 
 
-def expand_distiller(distiller: Mapping[str, Any]) -> dict[str, Any]:
+def expand_distiller(distiller: Mapping[str, Any], find_pairs: FindPairs | None = None) -> dict[str, Any]:
     """Expands the short form of a distiller's configuration to mmrazor's long form.
 
     ``dict(type="LevelDistiller", source="neck", levels=[0, 1], loss=dict(type="NLKDINLoss", in_channels=256))``
@@ -207,6 +250,7 @@ def expand_distiller(distiller: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         distiller: configuration of a distiller; stays as it is. :func:`long_form` explains the short form's keys.
+        find_pairs: function that finds the maps that ``levels`` only counts; see :func:`long_form`. Defaults to None.
 
     Returns:
         A copy in the long form. If a configuration laid over the short one names another type, it has that type.
@@ -229,9 +273,16 @@ def expand_distiller(distiller: Mapping[str, Any]) -> dict[str, Any]:
         _refuse_unknown("distiller", given, (*SHORT_KEYS, "points", *LONG_KEYS))
     if points is None:
         _refuse_missing("distiller", short)
-        config = ConfigDict(long_form(**short))
+        config = ConfigDict(long_form(**short, find_pairs=find_pairs))
     else:
-        config = ConfigDict(_joined(points, short))
+        config = ConfigDict(_joined(points, short, find_pairs))
+    if type(short.get("levels")) is int and "connectors" in given:
+        given["connectors"] = {
+            name: changes
+            for name, changes in given["connectors"].items()
+            if not (_CONNECTOR.match(name) and isinstance(changes, dict) and "type" not in changes)
+            or name in config.get("connectors", {})
+        }
     config.merge(ConfigDict(given))
     if not _is_level_distiller(kind):
         config["type"] = kind

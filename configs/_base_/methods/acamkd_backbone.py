@@ -1,4 +1,4 @@
-# ACAM-KD on a segmenter's last stage, a mask for each of Cityscapes' 19 classes (arXiv 2503.06307).
+# ACAM-KD on the last map of a segmenter's backbone, a mask for each of Cityscapes' 19 classes (arXiv 2503.06307).
 custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
@@ -8,9 +8,9 @@ model = dict(
     teacher=dict(type="StockModel"),
     distiller=dict(
         type="LevelDistiller",
-        source="backbone.layer4",
-        loss=dict(type="ACAMKDLoss", in_channels=2048, num_masks=19),
-        connector=dict(type="ConvModuleConnector", in_channel=512, out_channel=2048, norm_cfg=None, act_cfg=None),
+        source="backbone",
+        levels="last",
+        loss=dict(type="ACAMKDLoss", num_masks=19),
         parts=True,
     ),
 )

@@ -1,4 +1,4 @@
-# ACAM-KD on all five FPN levels, six masks of each kind (arXiv 2503.06307).
+# ACAM-KD on a neck's five finest maps, six masks of each kind (arXiv 2503.06307).
 custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
@@ -10,8 +10,8 @@ model = dict(
         type="LevelDistiller",
         source="neck",
         name="fpn",
-        levels=[0, 1, 2, 3, 4],
-        loss=dict(type="ACAMKDLoss", in_channels=256, num_masks=6),
+        levels=5,
+        loss=dict(type="ACAMKDLoss", num_masks=6),
         parts=True,
     ),
 )

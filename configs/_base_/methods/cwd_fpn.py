@@ -1,4 +1,4 @@
-# CWD on all five FPN levels, as mmrazor configures it (arXiv 2011.13256).
+# CWD on a neck's five finest maps, as mmrazor configures it (arXiv 2011.13256).
 custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
@@ -10,7 +10,7 @@ model = dict(
         type="LevelDistiller",
         source="neck",
         name="fpn",
-        levels=[0, 1, 2, 3, 4],
+        levels=5,
         loss=dict(type="ChannelWiseDivergence", tau=1, loss_weight=10),
     ),
 )

@@ -1,4 +1,5 @@
-# FBKD (the paper's FKD, ICLR 2021) on FPN levels 0 to 3, with the weight of one-stage detectors; two-stage ones have 1.
+# FBKD (the paper's FKD, ICLR 2021) on a neck's four finest maps, with the weight of one-stage detectors; two-stage ones
+# have 1.
 custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
@@ -10,10 +11,10 @@ model = dict(
         type="LevelDistiller",
         source="neck",
         name="fpn",
-        levels=[0, 1, 2, 3],
+        levels=4,
         loss=dict(type="FBKDLoss", loss_weight=6),
-        student_connector=dict(type="FBKDStudentConnector", in_channels=256, mode="dot_product", sub_sample=True),
-        teacher_connector=dict(type="FBKDTeacherConnector", in_channels=256, mode="dot_product", sub_sample=True),
+        student_connector=dict(type="FBKDStudentConnector", mode="dot_product", sub_sample=True),
+        teacher_connector=dict(type="FBKDTeacherConnector", mode="dot_product", sub_sample=True),
         connectors=dict(
             Student0=dict(reduction=4, maxpool_stride=8),
             Student1=dict(reduction=4, maxpool_stride=4),

@@ -1,5 +1,5 @@
-# FGD on all five FPN levels, with the weights of RetinaNet and GFL (arXiv 2111.11837). The ground truth boxes come
-# from the inputs of the student, which are recorded as `model`.
+# FGD on a neck's five finest maps, with the weights of RetinaNet and GFL (arXiv 2111.11837). The ground truth boxes
+# come from the inputs of the student, which are recorded as `model`.
 custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
@@ -11,8 +11,8 @@ model = dict(
         type="LevelDistiller",
         source="neck",
         name="fpn",
-        levels=[0, 1, 2, 3, 4],
-        loss=dict(type="FGDLoss", in_channels=256),
+        levels=5,
+        loss=dict(type="FGDLoss"),
         parts=True,
         student_recorders=dict(model=dict(type="ModuleInputs", source="")),
         extra_inputs=dict(data_samples=dict(recorder="model", from_student=True, data_idx=1)),

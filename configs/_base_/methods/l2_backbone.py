@@ -1,4 +1,4 @@
-# Plain feature mimicking of a segmenter's last stage: CanKD without its block, with its weight.
+# Plain feature mimicking of the last map of a segmenter's backbone: CanKD without its block, with its weight.
 custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
@@ -8,9 +8,9 @@ model = dict(
     teacher=dict(type="StockModel"),
     distiller=dict(
         type="LevelDistiller",
-        source="backbone.layer4",
+        source="backbone",
+        levels="last",
         loss=dict(type="FeatureMSELoss", loss_weight=10),
-        connector=dict(type="ConvModuleConnector", in_channel=512, out_channel=2048, norm_cfg=None, act_cfg=None),
     ),
 )
 find_unused_parameters = True

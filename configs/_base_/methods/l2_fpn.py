@@ -1,4 +1,4 @@
-# Plain feature mimicking on FPN levels 0 to 3: CanKD without its block, with its weight (CanKD, table 6).
+# Plain feature mimicking on a neck's four finest maps: CanKD without its block, with its weight (CanKD, table 6).
 custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
@@ -10,7 +10,7 @@ model = dict(
         type="LevelDistiller",
         source="neck",
         name="fpn",
-        levels=[0, 1, 2, 3],
+        levels=4,
         loss=dict(type="FeatureMSELoss", loss_weight=10),
     ),
 )

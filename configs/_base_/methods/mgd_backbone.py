@@ -1,4 +1,4 @@
-# MGD on a segmenter's last stage (arXiv 2205.01529).
+# MGD on the last map of a segmenter's backbone (arXiv 2205.01529).
 custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
@@ -8,9 +8,10 @@ model = dict(
     teacher=dict(type="StockModel"),
     distiller=dict(
         type="LevelDistiller",
-        source="backbone.layer4",
+        source="backbone",
+        levels="last",
         loss=dict(type="MGDLoss", alpha_mgd=2e-5),
-        connector=dict(type="MGDConnector", student_channels=512, teacher_channels=2048, lambda_mgd=0.75),
+        connector=dict(type="MGDConnector", lambda_mgd=0.75),
     ),
 )
 find_unused_parameters = True

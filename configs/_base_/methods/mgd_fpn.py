@@ -1,4 +1,4 @@
-# MGD on all five FPN levels, with the weights of one-stage detectors (arXiv 2205.01529).
+# MGD on a neck's five finest maps, with the weights of one-stage detectors (arXiv 2205.01529).
 custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
@@ -10,9 +10,9 @@ model = dict(
         type="LevelDistiller",
         source="neck",
         name="fpn",
-        levels=[0, 1, 2, 3, 4],
+        levels=5,
         loss=dict(type="MGDLoss", alpha_mgd=2e-5),
-        connector=dict(type="MGDConnector", student_channels=256, teacher_channels=256, lambda_mgd=0.65),
+        connector=dict(type="MGDConnector", lambda_mgd=0.65),
     ),
 )
 find_unused_parameters = True

@@ -1,4 +1,5 @@
-# PKD on a segmenter's last stage, with its weight for detectors: the paper has no segmenters (arXiv 2207.02039).
+# PKD on the last map of a segmenter's backbone, with its weight for detectors: the paper has no segmenters
+# (arXiv 2207.02039).
 custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
@@ -8,9 +9,9 @@ model = dict(
     teacher=dict(type="StockModel"),
     distiller=dict(
         type="LevelDistiller",
-        source="backbone.layer4",
+        source="backbone",
+        levels="last",
         loss=dict(type="PKDLoss", loss_weight=6),
-        connector=dict(type="ConvModuleConnector", in_channel=512, out_channel=2048, norm_cfg=None, act_cfg=None),
     ),
 )
 find_unused_parameters = True

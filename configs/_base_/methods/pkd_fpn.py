@@ -1,4 +1,4 @@
-# PKD on FPN levels 0 to 3, as mmrazor configures it (arXiv 2207.02039).
+# PKD on a neck's four finest maps, as mmrazor configures it (arXiv 2207.02039).
 custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
@@ -10,7 +10,7 @@ model = dict(
         type="LevelDistiller",
         source="neck",
         name="fpn",
-        levels=[0, 1, 2, 3],
+        levels=4,
         loss=dict(type="PKDLoss", loss_weight=6),
     ),
 )

@@ -9,9 +9,5 @@ model = dict(
     ),
     teacher=dict(cfg="mmpretrain::resnet/resnet50_8xb32_in1k.py"),
     teacher_ckpt="https://download.openmmlab.com/mmclassification/v0/resnet/resnet50_8xb32_in1k_20210831-ea4938fc.pth",
-    distiller=dict(
-        student_source="backbone.stages.4",
-        loss=dict(in_channels=2048),
-        connector=dict(type="ConvModuleConnector", in_channel=1024, out_channel=2048, norm_cfg=None, act_cfg=None),
-    ),
+    distiller=dict(student_source="backbone.stages.4"),
 )

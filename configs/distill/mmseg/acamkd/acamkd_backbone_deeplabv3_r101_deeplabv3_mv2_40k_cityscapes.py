@@ -5,7 +5,6 @@ model = dict(
     teacher=dict(cfg="mmseg::deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py"),
     teacher_ckpt="https://download.openmmlab.com/mmsegmentation/v0.5/deeplabv3/deeplabv3_r101-d8_512x1024_80k_cityscapes/"
     "deeplabv3_r101-d8_512x1024_80k_cityscapes_20200606_113503-9e428899.pth",
-    distiller=dict(student_source="backbone.layer7", connector=dict(in_channel=320)),
 )
 train_cfg = dict(max_iters=40000, val_interval=4000)
 param_scheduler = [dict(type="PolyLR", eta_min=1e-4, power=0.9, begin=0, end=40000, by_epoch=False)]

@@ -5,5 +5,4 @@ model = dict(
     teacher=dict(cfg="mmseg::deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py"),
     teacher_ckpt="https://download.openmmlab.com/mmsegmentation/v0.5/deeplabv3/deeplabv3_r101-d8_512x1024_80k_cityscapes/"
     "deeplabv3_r101-d8_512x1024_80k_cityscapes_20200606_113503-9e428899.pth",
-    distiller=dict(student_source="backbone.layer7", connector=dict(in_channel=320)),
 )

@@ -10,8 +10,7 @@ model = dict(
     teacher_preprocess=True,
     distiller=dict(
         teacher_source="backbone.ln1",
-        loss=dict(in_channels=768, align=True),
-        connector=dict(out_channel=768),
+        loss=dict(align=True),
         teacher_connector=dict(type="TokensToMap", patch_size=16),
     ),
 )
