@@ -192,7 +192,8 @@ TRAINING = [
         "a student with other channels than the teacher",
         TRAIN,
         "In the configuration, add a connector to the student's side of the mapping: dict(type='ConvModuleConnector'",
-        "model = dict(architecture=dict(neck=dict(out_channels=32), bbox_head=dict(in_channels=32)))",
+        "model = dict(architecture=dict(neck=dict(out_channels=32), bbox_head=dict(in_channels=32)), "
+        "distiller=dict(levels=[0, 1, 2, 3]))",
     ),
     Fault(
         "a connector for other channels than the student's",

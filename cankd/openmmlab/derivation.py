@@ -125,9 +125,9 @@ def model_maps(config: Mapping[str, Any]) -> ModelMaps:
 
 
 def _find_maps(config: dict[str, Any]) -> ModelMaps:
-    with contextlib.suppress(Exception), weightless():  # some operators cannot run without values
-        return feature_maps(_build(config), torch.empty(1, 3, *IMAGE))
     with torch.random.fork_rng(devices=[]):
+        with contextlib.suppress(Exception), weightless():  # some operators cannot run without values
+            return feature_maps(_build(config), torch.empty(1, 3, *IMAGE))
         model = _build(config)
         size = getattr(model.data_preprocessor, "size", None)  # of models that take no other images
         with contextlib.suppress(Exception):
@@ -169,32 +169,28 @@ def _complete_loss(
     loss = (config.get("distill_losses") or {}).get(name, {})
     recorders = {side: (config.get(f"{side}_recorders") or {}).get(records[side]["recorder"], {}) for side in SIDES}
     connectors = config.get("connectors") or {}
+    short = name.replace("loss_", "", 1)
+    if "connector" not in records["student"] and "type" not in connectors.get(short, {"type": None}):
+        records["student"]["connector"] = short  # changes of the convolution that is derived
     chains = {side: as_list(connectors.get(records[side].get("connector"))) for side in SIDES}
-    lacking = {
-        argument: place
-        for place, part in [
-            (f"distill_losses.{name}", loss),
-            *((f"connectors.{records[side].get('connector')}", part) for side in SIDES for part in chains[side]),
-        ]
-        for argument in left_out(part)
-    }
-    sources = tuple(recorders[side].get("source", "") for side in SIDES)
-    if not lacking and sources not in chosen:
+    parts = [(f"distill_losses.{name}", loss)]
+    parts += [(f"connectors.{records[side].get('connector')}", part) for side in SIDES for part in chains[side]]
+    lacking = [f"{place}: got no {argument}" for place, part in parts for argument in left_out(part)]
+    if not lacking and tuple(recorders[side].get("source", "") for side in SIDES) not in chosen:
         return
-    argument, where = next(iter(lacking.items()), ("connector", f"distill_losses.{name}"))
-    pair = Pair(
-        *(
-            _recorded_map(f"distiller.{where}: got no {argument}", side, records[side], recorders[side], found(side))
-            for side in SIDES
-        )
-    )
+    problem = f"distiller.{lacking[0] if lacking else name}"
+    try:
+        pair = Pair(*(_recorded_map(problem, side, records[side], recorders[side], found(side)) for side in SIDES))
+    except ValueError:
+        if lacking:
+            raise
+        return  # the algorithm names what is wrong
     if _is(loss, "NLKDINLoss") and sizes_differ(pair, found("student"), found("teacher")):
         loss.setdefault("align", True)
     loss, *completed = complete_parts(loss, chains["student"], chains["teacher"], pair)
     config["distill_losses"][name] = loss
     for side, chain in zip(SIDES, completed):
         if chain:
-            short = name.replace("loss_", "", 1)
             key = records[side].setdefault("connector", short if side == "student" else f"{short}_teacher")
             config.setdefault("connectors", {})[key] = chain[0] if len(chain) == 1 else chain
 

@@ -5,5 +5,5 @@ model = dict(
     architecture=dict(cfg="{{ fileDirname }}/quickstart_student.py"),
     teacher=dict(cfg="{{ fileDirname }}/quickstart_teacher.py"),
     teacher_ckpt="{{ fileDirname }}/quickstart_teacher.pth",
-    distiller=dict(loss=dict(loss_weight=4)),
+    distiller=dict(loss=dict(in_channels=64, loss_weight=4)),
 )

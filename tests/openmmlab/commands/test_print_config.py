@@ -61,7 +61,8 @@ def test_each_value_has_the_file_that_sets_it(monkeypatch):
     expected = {
         (*losses, "loss_fpn0", "loss_weight"): "--cfg-options",
         (*losses, "loss_fpn1", "loss_weight"): f"configs/{MU2}",
-        (*losses, "loss_fpn1", "in_channels"): FPN,
+        (*losses, "loss_fpn1", "type"): FPN,
+        (*losses, "loss_fpn1", "in_channels"): f"configs/{MU2}",  # derived from the models that it names
         ("model", "distiller", "loss_forward_mappings", "loss_fpn3", "s_feature", "data_idx"): FPN,
         ("model", "teacher", "backbone", "groups"): "mmdet::reppoints/"
         "reppoints-moment_x101-dconv-c3-c5_fpn-gn_head-gn_2x_coco.py",
@@ -134,7 +135,7 @@ def test_a_part_is_printed(capsys, monkeypatch):
     assert text.endswith(
         "\nloss_fpn1 = dict(\n"
         f"    type='NLKDINLoss',  # [{base}]\n"
-        f"    in_channels=256,  # [{base}]\n"
+        f"    in_channels=256,  # [{recipe}]\n"
         f"    loss_weight=4,  # [{recipe}]\n"
         ")\n"
     )

@@ -60,7 +60,8 @@ PLANTED = {
         mapping("s_feature=dict(data_idx=2)"), "maps of loss_fpn1", ERROR, "64 channels, stride 16"
     ),
     "other channels": Planted(
-        "model = dict(architecture=dict(neck=dict(out_channels=32), bbox_head=dict(in_channels=32)))",
+        "model = dict(architecture=dict(neck=dict(out_channels=32), bbox_head=dict(in_channels=32)), "
+        "distiller=dict(levels=[0, 1, 2, 3]))",
         "maps of loss_fpn3",
         ERROR,
         "student's neck[3] 32 channels, stride 32",
