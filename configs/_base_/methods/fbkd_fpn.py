@@ -1,5 +1,4 @@
-# FBKD (the paper's FKD, ICLR 2021) on a neck's four finest maps, with the weight of one-stage detectors; two-stage ones
-# have 1.
+# FBKD (the paper's FKD, ICLR 2021) on a neck's four finest maps; its weight is for one-stage detectors, two-stage have 1.
 custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
