@@ -77,7 +77,7 @@ def complete_by_maps(distiller: Mapping[str, Any], found: Callable[[str], ModelM
     Raises:
         ValueError: if the models do not have the maps that tell what is left out.
     """
-    chosen: set[tuple[str, ...]] = set()  # the student's and the teacher's source of derived levels
+    chosen: set[tuple[Place, ...]] = set()  # the places of derived levels
 
     def find_pairs(student: str, teacher: str, most: int | None) -> list[tuple[Place, Place]]:
         sources = {"student": student, "teacher": teacher}
@@ -86,7 +86,7 @@ def complete_by_maps(distiller: Mapping[str, Any], found: Callable[[str], ModelM
         places = [(Place(student, one.index), Place(teacher, other.index)) for one, other in pairs]
         if most is None:
             places = [(_stage(found("student"), one), _stage(found("teacher"), other)) for one, other in places]
-        chosen.update((one.source, other.source) for one, other in places)
+        chosen.update(places)
         return places
 
     config = expand_distiller(distiller, find_pairs)
@@ -162,7 +162,7 @@ def _complete_loss(
     config: dict[str, Any],
     name: str,
     records: dict[str, dict[str, Any]],
-    chosen: set[tuple[str, ...]],
+    chosen: set[tuple[Place, ...]],
     found: Callable[[str], ModelMaps],
 ) -> None:
     """Derives in place what a loss and the connectors of its maps leave out."""
@@ -176,7 +176,8 @@ def _complete_loss(
     parts = [(f"distill_losses.{name}", loss)]
     parts += [(f"connectors.{records[side].get('connector')}", part) for side in SIDES for part in chains[side]]
     lacking = [f"{place}: got no {argument}" for place, part in parts for argument in left_out(part)]
-    if not lacking and tuple(recorders[side].get("source", "") for side in SIDES) not in chosen:
+    places = tuple(Place(recorders[side].get("source", ""), records[side].get("data_idx")) for side in SIDES)
+    if not lacking and places not in chosen:
         return
     problem = f"distiller.{lacking[0] if lacking else name}"
     try:
@@ -185,7 +186,7 @@ def _complete_loss(
         if lacking:
             raise
         return  # the algorithm names what is wrong
-    if _is(loss, "NLKDINLoss") and sizes_differ(pair, found("student"), found("teacher")):
+    if places in chosen and _is(loss, "NLKDINLoss") and sizes_differ(pair, found("student"), found("teacher")):
         loss.setdefault("align", True)
     loss, *completed = complete_parts(loss, chains["student"], chains["teacher"], pair)
     config["distill_losses"][name] = loss

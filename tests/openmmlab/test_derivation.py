@@ -71,7 +71,7 @@ def test_levels_and_channels_are_those_of_the_models():
     last = complete_distiller(_distiller(source="backbone", levels="last"), STUDENT, TEACHER)
     assert last["student_recorders"] == dict(backbone=dict(type="ModuleOutputs", source="backbone.layer4"))
     assert last["distill_losses"] == dict(loss_backbone=dict(type="NLKDINLoss", in_channels=192))
-    other = _distiller(student_source="backbone.layer1", teacher_source="backbone.layer3", levels=None)
+    other = _distiller(student_source="backbone.layer1", teacher_source="backbone.layer3", levels="last")
     assert complete_distiller(other, STUDENT, TEACHER)["distill_losses"]["loss_neck"]["align"]
 
 

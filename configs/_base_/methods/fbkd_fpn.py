@@ -1,4 +1,4 @@
-# FBKD (the paper's FKD, ICLR 2021) on a neck's four finest maps; the weight is that of one-stage detectors, else it is 1.
+# FBKD (the paper's FKD, ICLR 2021) on a neck's four finest maps; the weight is for one-stage detectors, else it is 1.
 custom_imports = dict(imports=["cankd.openmmlab"])
 
 model = dict(
