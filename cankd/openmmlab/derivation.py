@@ -13,7 +13,7 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmrazor.registry import MODELS
 
 from cankd.openmmlab.distillers import Place, expand_distiller
-from cankd.openmmlab.maps import IMAGE, Map, ModelMaps, Pair, feature_maps, same_strides, sizes_differ, weightless
+from cankd.openmmlab.maps import Map, ModelMaps, Pair, features, same_strides, sizes_differ, weightless
 from cankd.openmmlab.models.stock import expand_stock_model, is_stock_model
 from cankd.openmmlab.recording import no_such_source
 
@@ -127,12 +127,8 @@ def model_maps(config: Mapping[str, Any]) -> ModelMaps:
 def _find_maps(config: dict[str, Any]) -> ModelMaps:
     with torch.random.fork_rng(devices=[]):
         with contextlib.suppress(Exception), weightless():  # some operators cannot run without values
-            return feature_maps(_build(config), torch.empty(1, 3, *IMAGE))
-        model = _build(config)
-        size = getattr(model.data_preprocessor, "size", None)  # of models that take no other images
-        with contextlib.suppress(Exception):
-            return feature_maps(model, torch.zeros(1, 3, *IMAGE))
-        return feature_maps(model, torch.zeros(1, 3, *(size or IMAGE)))
+            return features(_build(config), lambda size: torch.empty(1, 3, *size))
+        return features(_build(config), lambda size: torch.zeros(1, 3, *size))
 
 
 def _build(config: dict[str, Any]) -> BaseModel:

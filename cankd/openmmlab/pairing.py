@@ -172,8 +172,6 @@ def _image(cfg: Config, model: BaseModel, size: Sequence[int]) -> dict[str, Any]
     return model.data_preprocessor(noise_batch(cfg, size), False)
 
 
-
-
 def _short(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text if len(text) < 200 else text[:200] + ' ...'}"

@@ -31,7 +31,8 @@ from torch import nn
 
 from cankd.openmmlab.configs import in_scope, read_config
 from cankd.openmmlab.engine.optimizers import build_layered_optimizer, names_layers
-from cankd.openmmlab.pairing import Side, config_text, distiller_config, image_sizes, load_side, pair_maps
+from cankd.openmmlab.maps import image_sizes
+from cankd.openmmlab.pairing import Side, config_text, distiller_config, load_side, pair_maps
 from cankd.openmmlab.zoo import ZooModel, zoo
 
 # Package -> teacher of a family without a published model that is larger than its student.
