@@ -196,6 +196,8 @@ def train_step(cfg: Config, image: tuple[int, int]) -> dict[str, float]:
         for module in algorithm.modules():
             if "checkpoint" in str(getattr(module, "init_cfg", None)):
                 module.init_cfg = None
+            if isinstance(getattr(module, "pretrained", None), str):  # a further backbone, in DetectoRS's neck
+                module.pretrained = None  # type: ignore[assignment]
         for model in (algorithm.student, algorithm.teacher):  # some leave weights unset until then
             model.init_weights()
         # Mixed precision needs a GPU, accumulation several steps.
