@@ -67,11 +67,12 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
         cfg.model.teacher_ckpt = cfg.teacher_ckpt
 
 
-def expand_config(cfg: Config) -> None:
+def expand_config(cfg: Config, derive: bool = True) -> None:
     """Expands the distiller of a configuration and data of one's own, and derives what they leave out, in place.
 
     Args:
         cfg: configuration of a distillation or of a single model.
+        derive: whether what the distiller leaves out is derived from its models. Defaults to True.
 
     Raises:
         ValueError: for a faulty short form or faulty ``own_data``; see
@@ -81,7 +82,7 @@ def expand_config(cfg: Config) -> None:
     """
     expand_own_data(cfg)
     if is_distillation_config(cfg) and cfg.model.get("distiller"):
-        models = cfg.model.architecture, cfg.model.teacher
+        models = (cfg.model.architecture, cfg.model.teacher) if derive else (None, None)
         cfg.model.distiller = complete_distiller(cfg.model.distiller, *models, functools.partial(in_scope, cfg))
 
 

@@ -178,14 +178,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     pairs: list[tuple] = [(None, 0)] if 0 in severities or not corruptions else []
     pairs += [(corruption, severity) for corruption in corruptions for severity in severities if severity]
     with run_errors(args.debug):
-        args.out = args.out or Path(load_config(args).work_dir, "robustness.pkl")
+        args.out = args.out or Path(load_config(args, derive=False).work_dir, "robustness.pkl")
         settings = {"seed": args.seed, "load_dataset": args.load_dataset}
         if args.load_dataset == "corrupted":
             settings["corrupted_dir"] = str(Path(args.corrupted_dir).resolve())
         state = read_state(args.out.with_suffix(".json"), settings)
         models = {}
         for name, (config, checkpoint, role) in zip(names, given):
-            cfg = load_config(argparse.Namespace(**{**vars(args), "config": config}))
+            cfg = load_config(argparse.Namespace(**{**vars(args), "config": config}), derive=False)
             model = models[name] = StudiedModel(
                 cfg,
                 checkpoint,

@@ -49,11 +49,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
-def load_config(args: argparse.Namespace) -> Config:
+def load_config(args: argparse.Namespace, derive: bool = True) -> Config:
     """Reads the configuration of a parsed command line and applies its overrides.
 
     Args:
         args: parsed arguments of :func:`add_run_arguments`.
+        derive: whether what a distiller leaves out is derived from its models. Defaults to True.
 
     Returns:
         The configuration; ``work_dir`` is the command line's, else the file's, else
@@ -69,18 +70,19 @@ def load_config(args: argparse.Namespace) -> Config:
         raise ValueError(f"--launcher: got {args.launcher}, but {variable} is not set. Start the run with {starter}.")
     if args.launcher == "pytorch":
         end_with_launcher()
-    cfg = read_run_config(args.config, args.cfg_options)
+    cfg = read_run_config(args.config, args.cfg_options, derive)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
     return cfg
 
 
-def read_run_config(config: str, options: dict[str, Any]) -> Config:
+def read_run_config(config: str, options: dict[str, Any], derive: bool = True) -> Config:
     """Reads the configuration of a training, applies overrides and checks the result.
 
     Args:
         config: configuration file.
         options: overrides of ``--cfg-options``, dotted key -> value.
+        derive: whether what a distiller leaves out is derived from its models. Defaults to True.
 
     Returns:
         The configuration, with its distiller in the long form.
@@ -92,7 +94,7 @@ def read_run_config(config: str, options: dict[str, Any]) -> Config:
     cfg = read_config(config, expand=False)
     check_options(cfg, options)
     apply_options(cfg, options)
-    expand_config(cfg)
+    expand_config(cfg, derive)
     check_top_level(cfg)
     check_optimizer(cfg)
     if is_distillation_config(cfg):

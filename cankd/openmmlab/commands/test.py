@@ -33,7 +33,7 @@ def test(args: argparse.Namespace) -> None:
         raise ValueError(f"--out: got {args.out}, expected a name that ends in .pkl.")
     if args.out:
         check_writable(args.out)
-    cfg = load_config(args)
+    cfg = load_config(args, derive=False)  # the student alone is built
     cfg.load_from = None
     runner = StudentRunner.from_cfg(cfg)
     if args.checkpoint != "none":
