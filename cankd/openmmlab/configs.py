@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from cankd.openmmlab.compat import module_of, own_config, quiet_imports, shipped_config
 from cankd.openmmlab.derivation import complete_distiller
+from cankd.openmmlab.distillers import expand_distiller
 from cankd.openmmlab.own_recipe import expand_own_data
 
 
@@ -82,8 +83,11 @@ def expand_config(cfg: Config, derive: bool = True) -> None:
     """
     expand_own_data(cfg)
     if is_distillation_config(cfg) and cfg.model.get("distiller"):
-        models = (cfg.model.architecture, cfg.model.teacher) if derive else (None, None)
-        cfg.model.distiller = complete_distiller(cfg.model.distiller, *models, functools.partial(in_scope, cfg))
+        if derive:
+            models = cfg.model.architecture, cfg.model.teacher
+            cfg.model.distiller = complete_distiller(cfg.model.distiller, *models, functools.partial(in_scope, cfg))
+        else:
+            cfg.model.distiller = expand_distiller(cfg.model.distiller)
 
 
 def is_distillation_config(cfg: Config) -> bool:
