@@ -158,6 +158,18 @@ def study_weights_table(data: str) -> str:
     return markdown(header, rows)
 
 
+def study_summary() -> str:
+    """Plain student and CanKD of each data set that has both."""
+    rows = []
+    for data in ("bccd", "camvid", "scenes"):
+        found = study_runs(data)
+        if {"plain", "cankd"} <= set(found):
+            plain, seeds, _ = study_cells(found["plain"], found["plain"])
+            distilled, _, difference = study_cells(found["cankd"], found["plain"])
+            rows.append([data, seeds, plain, distilled, difference])
+    return markdown(["data", "seeds", "student alone", "with CanKD", "difference [95 % interval]"], rows)
+
+
 def study_machine(found: dict[str, dict[int, dict]]) -> str:
     """Where and when the runs of a study were made."""
     runs = [run for seeds in found.values() for run in seeds.values()]
@@ -200,7 +212,7 @@ def main() -> None:
     cankd = [model for model in models if "method" not in model]
     benchmarks = {f"{name} benchmark": benchmark_table(name) for name in ("loss", "step")}
     tables = {
-        "README.md": {"quickstart table": quickstart_table()},
+        "README.md": {"quickstart table": quickstart_table(), "study summary": study_summary()},
         "configs/README.md": {"published table": published_table(cankd)},
         "docs/results.md": {
             "quickstart table": quickstart_table(),
