@@ -101,7 +101,7 @@ def test_a_row_as_long_as_another_one_takes(finished):
     study = finished[0]
     rows = json.loads(study.costs("mini").read_text())["rows"]
     ratio = rows["cankd"]["median"] / rows["plain"]["median"]
-    assert ratio > 1 and _record(study, "longer/seed0")["iterations"] == round(4 * ratio)
+    assert _record(study, "longer/seed0")["iterations"] == round(4 * ratio)
 
 
 @pytest.mark.parametrize(
