@@ -19,6 +19,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from cankd.openmmlab.analysis.benchmark import environment, peak_resident, spread
+from cankd.openmmlab.analysis.curves import find_scalars, read_lines
 from cankd.openmmlab.checkpoint_files import save_whole
 from cankd.openmmlab.configs import read_config
 from cankd.openmmlab.engine.processes import end_with_parent
@@ -310,9 +311,8 @@ def conduct(study: Study, run: Run) -> None:
 def scalars(work_dir: Path) -> list[dict[str, Any]]:
     """Returns the scalars that a training logged, also over several starts: the last ones of each step."""
     found: dict[tuple[int, bool], dict[str, Any]] = {}
-    for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
-        for line in file.read_text().splitlines():
-            values = json.loads(line)
+    for file in find_scalars(work_dir):
+        for values in read_lines(file):
             found[values["step"], "loss" in values] = values
     return [found[key] for key in sorted(found)]
 
