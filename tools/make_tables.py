@@ -107,9 +107,9 @@ def study_runs(data: str) -> dict[str, dict[int, dict]]:
     found: dict[str, dict[int, dict]] = {}
     for file in sorted((STUDY / data).glob("*_seed*.json")):
         run = json.loads(file.read_text(encoding="utf-8"))
-        found.setdefault(run["row"], {})[run["seed"]] = run
-    matrix = yaml.safe_load((ROOT / "configs/study/study.yml").read_text(encoding="utf-8"))[data]["rows"]
-    order = ["teacher", *matrix]
+        found.setdefault(file.stem.rsplit("_seed", 1)[0], {})[run["seed"]] = run
+    matrix = yaml.safe_load((ROOT / "configs/study/study.yml").read_text(encoding="utf-8"))[data]
+    order = [*matrix["teachers"], *matrix["rows"]]
     return dict(sorted(found.items(), key=lambda item: (order.index(item[0]) if item[0] in order else 99, item[0])))
 
 
@@ -119,19 +119,21 @@ def study_cells(runs: dict[int, dict], plain: dict[int, dict]) -> list[str]:
     spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
     pairs = [runs[seed]["accuracy"] - plain[seed]["accuracy"] for seed in runs if seed in plain]
     difference = ""
-    if runs is not plain and pairs and "teacher" not in runs[0]["row"]:
+    if runs is not plain and pairs and runs[0]["method"] != "teacher":
         mean, low, high, count = t_interval(pairs)
         difference = f"{mean:+.1f}" + (f" [{low:+.1f}, {high:+.1f}], n = {count}" if count > 1 else "")
     return [f"{sum(values) / len(values):.1f}{spread}", str(len(values)), difference]
 
 
-def study_table(data: str) -> str:
+def study_table(data: str, kind: str = "") -> str:
+    """All rows of a data set but those about weights; with a kind those whose names contain it."""
     found = study_runs(data)
-    file = STUDY / data / "costs.json"
+    file = STUDY / data / f"costs{kind}.json"
     costs = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else {}
     rows = []
     for row, runs in found.items():
-        if runs[min(runs)]["held_out"] or "-best" in row:
+        others = runs[min(runs)]["held_out"] or "-best" in row
+        if others or (row != "plain" and ("scratch" in row) != (kind == "-scratch")):
             continue
         first, cost = runs[min(runs)], costs.get(row)
         measured = [f"{cost['median']:.2f}", f"{cost['peak_bytes'] / 2**20:.0f}"] if cost else ["", ""]

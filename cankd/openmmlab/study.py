@@ -20,6 +20,7 @@ from mmengine.device import get_device
 
 from cankd.openmmlab.analysis.benchmark import environment, peak_resident, spread
 from cankd.openmmlab.analysis.curves import find_scalars, read_lines
+from cankd.openmmlab.checkpoint import Checkpoint
 from cankd.openmmlab.checkpoint_files import save_whole
 from cankd.openmmlab.configs import read_config
 from cankd.openmmlab.engine.processes import end_with_parent
@@ -30,6 +31,7 @@ HELD_OUT = 5  # for the choice of weights, every fifth training image is kept fo
 KEPT = 300  # iterations between two checkpoints, from which a stopped run goes on
 TIMED, WARM_UP = 25, 5  # steps of a measurement of costs, and those of them that do not count
 MEASURED = 100  # iterations between two measurements of the gradients' shares
+SEVERITIES = (1, 3, 5)  # of the corruptions; all five take 15 corruptions x 5 evaluations for each run
 _fork = multiprocessing.get_context("fork")
 
 
@@ -41,7 +43,8 @@ class Run:
         data: name of its data set in the study.
         row: name of its row, for example ``cankd`` or ``cankd-mu2``.
         seed: seed of the initial weights and of the order of the data.
-        method: method as ``make_config`` names it, ``teacher``, or None for the student alone.
+        method: method as ``make_config`` names it, ``teacher`` for the training of one, or None for the student alone.
+        teacher: name of the teacher, which is also the row of its own training.
         options: keys of the configuration -> values.
         weight: factor on all distillation losses.
         hooks: hooks of its configuration.
@@ -53,6 +56,7 @@ class Run:
     row: str
     seed: int
     method: str | None = None
+    teacher: str = "teacher"
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     weight: float = 1.0
     hooks: Sequence[dict[str, Any]] = field(default=(), hash=False)
@@ -70,9 +74,10 @@ class Study:
     """The matrix of a study, read from a YAML file, and the folders of its runs and records.
 
     Args:
-        matrix: by data set its ``student``, ``teacher`` (``config``, and ``checkpoint`` unless it is trained),
-            ``metric``, ``rows``, and perhaps ``source`` (the module whose maps are compared) and ``tuning``;
-            configs/study/study.yml is the example.
+        matrix: by data set its ``student``, ``teachers`` (by name a ``config`` and a ``checkpoint``, which is trained
+            if the file is not there; rows without ``teacher`` have the one named ``teacher``), ``metric``, ``rows``,
+            and perhaps ``source`` (the modules whose maps are compared) and ``tuning``; configs/study/study.yml is the
+            example.
         out: folder of the work dirs.
         records: folder of the records.
     """
@@ -91,13 +96,21 @@ class Study:
         matrix = yaml.safe_load(file.read_text(encoding="utf-8"))
         known = {"seeds", *(entry.name for entry in fields(Run))} - {"data", "row", "seed", "held_out"}
         for data, entry in matrix.items() if isinstance(matrix, dict) else [("", None)]:
-            missing = {"student", "teacher", "metric", "rows"} - set(entry if isinstance(entry, dict) else ())
+            missing = {"student", "teachers", "metric", "rows"} - set(entry if isinstance(entry, dict) else ())
             if missing:
                 raise ValueError(f"{file}: {data or 'it'} has no {', '.join(sorted(missing))}. Add what is missing.")
             for row, settings in matrix[data]["rows"].items():
                 if set(settings or ()) - known:
                     got, expected = ", ".join(settings), ", ".join(sorted(known))
                     raise ValueError(f"{file}: got {data}.{row} with {got}, expected some of {expected}.")
+                teacher = (settings or {}).get("teacher", "teacher")
+                if "method" in (settings or {}) and teacher not in entry["teachers"]:
+                    there = ", ".join(entry["teachers"])
+                    raise ValueError(f"{file}: got {data}.{row} with the teacher {teacher}, expected one of {there}.")
+            for name, settings in entry["teachers"].items():
+                if set(settings) != {"config", "checkpoint"}:
+                    got = ", ".join(settings)
+                    raise ValueError(f"{file}: got {data}.{name} with {got}, expected config, checkpoint.")
         return cls(matrix, out, records)
 
     def runs(self) -> list[Run]:
@@ -107,8 +120,8 @@ class Study:
         """
         runs = []
         for data, entry in self.matrix.items():
-            if "checkpoint" not in entry["teacher"]:
-                runs.append(Run(data, "teacher", 0, "teacher"))
+            teachers = [Run(data, name, 0, "teacher", name) for name in entry["teachers"]]
+            runs += [run for run in teachers if self.record(run).exists() or not self.checkpoint(run).exists()]
             for row, settings in entry["rows"].items():
                 values = {"seeds": 1, **(settings or {})}
                 seeds = values.pop("seeds")
@@ -138,6 +151,14 @@ class Study:
         """Returns the file of a run's record."""
         return self.records / run.data / f"{run.row}_seed{run.seed}.json"
 
+    def robustness(self, run: Run) -> Path:
+        """Returns the file of a run's robustness."""
+        return self.records / run.data / "robustness" / f"{run.row}_seed{run.seed}.json"
+
+    def usage(self, run: Run) -> Path:
+        """Returns the file with the time and memory of a training, which is there once it has ended."""
+        return self.out / run.name / "usage.json"
+
     def log(self, run: Run) -> Path:
         """Returns the file that a run's output goes to."""
         return self.out / f"{run.name}.log"
@@ -147,10 +168,26 @@ class Study:
         file = self.record(run)
         return json.loads(file.read_text())["accuracy"] if file.exists() else None
 
-    def teacher(self, data: str) -> Path:
-        """Returns the teacher's checkpoint."""
-        given = self.matrix[data]["teacher"].get("checkpoint")
-        return Path(given) if given else last_checkpoint(self.out / data / "teacher" / "seed0")
+    def checkpoint(self, run: Run) -> Path:
+        """Returns the file of the weights of a run's teacher."""
+        return Path(self.matrix[run.data]["teachers"][run.teacher]["checkpoint"])
+
+    def missing_teacher(self, run: Run) -> Run | None:
+        """Returns the training of a distillation's teacher if its weights are not there, else None."""
+        if run.method in (None, "teacher") or self.checkpoint(run).exists():
+            return None
+        return Run(run.data, run.teacher, 0, "teacher", run.teacher)
+
+    def left(self, wanted: Callable[[Run], bool]) -> list[Run]:
+        """Returns the wanted runs that have no record, and first the teachers that they need and that are not there."""
+        runs = [run for run in self.runs() if wanted(run) and not self.record(run).exists()]
+        teachers = dict.fromkeys(self.missing_teacher(run) for run in runs)
+        return [run for run in teachers if run and run not in runs] + runs
+
+    def unexamined(self, wanted: Callable[[Run], bool]) -> list[Run]:
+        """Returns the wanted runs that were trained here and whose robustness is not known."""
+        runs = [run for run in self.runs() if wanted(run) and not run.held_out]
+        return [run for run in runs if self.usage(run).exists() and not self.robustness(run).exists()]
 
     def costs(self, data: str) -> Path:
         """Returns the file of a data set's measured costs."""
@@ -163,17 +200,16 @@ class Study:
         rows = json.loads(self.costs(run.data).read_text())["rows"]
         return rows[run.length]["median"] / rows["plain"]["median"]
 
-    def is_ready(self, run: Run) -> bool:
-        """Returns whether what a run needs is there: a trained teacher, or the measured costs."""
-        if isinstance(run.length, str):
-            return self.costs(run.data).exists()
-        own = "checkpoint" not in self.matrix[run.data]["teacher"]
-        return run.method in (None, "teacher") or not own or self.record(Run(run.data, "teacher", 0)).exists()
+    def lacks(self, run: Run) -> str:
+        """Returns what a run needs and is not there yet: its teacher, or the measured costs; empty if it can begin."""
+        if self.missing_teacher(run):
+            return "its teacher"
+        return "the costs (--costs)" if isinstance(run.length, str) and not self.costs(run.data).exists() else ""
 
     def student(self, run: Run) -> str:
         """Returns the configuration that evaluates a run's student, or the teacher."""
         entry = self.matrix[run.data]
-        return entry["teacher"]["config"] if run.method == "teacher" else entry["student"]
+        return entry["teachers"][run.teacher]["config"] if run.method == "teacher" else entry["student"]
 
 
 def last_checkpoint(work_dir: Path) -> Path:
@@ -277,18 +313,21 @@ def base_config(study: Study, run: Run) -> Path:
     """Returns the configuration that a run's own inherits, after ``make_config`` has written it for a distillation."""
     base = Path(study.student(run))
     if run.method not in (None, "teacher"):
-        base = study.out / run.data / f"{run.method}.py"
+        base = study.out / run.data / f"{run.method}_{run.teacher}.py"
         if not base.exists():
             entry = study.matrix[run.data]
-            given = ["--teacher-ckpt", study.teacher(run.data), "--method", run.method, "--out", base]
+            teacher = entry["teachers"][run.teacher]["config"]
+            given = ["--teacher-ckpt", study.checkpoint(run), "--method", run.method, "--out", base]
             if "source" in entry and run.method != "crosskd":
-                given += ["--source", entry["source"]]
-            _cankd("make-config", study.student(run), entry["teacher"]["config"], *given)
+                given += ["--source", *entry["source"]]
+            _cankd("make-config", study.student(run), teacher, *given)
     return base
 
 
 def conduct(study: Study, run: Run) -> None:
     """Carries out a run: writes its configuration, trains (or goes on with the training), evaluates, writes its record.
+
+    A teacher's weights are kept in half precision, and evaluated as they are kept.
 
     Raises:
         SystemExit: if a command fails.
@@ -296,14 +335,18 @@ def conduct(study: Study, run: Run) -> None:
     work_dir = study.out / run.name
     config = work_dir.parent / f"seed{run.seed}.py"
     write_config(base_config(study, run), values_of(study, run), config)
-    usage = work_dir / "usage.json"
+    usage = study.usage(run)
     if not usage.exists():
         command = ["train", config, "--work-dir", work_dir, *(["--resume"] if work_dir.exists() else [])]
         before = time.time(), time.process_time()
         _cankd(*command)
         used = {"seconds": time.time() - before[0], "cpu_seconds": time.process_time() - before[1]}
         write_text(usage, json.dumps({**used, "peak_bytes": peak_resident()}))
-    _cankd("test", config, last_checkpoint(work_dir), "--work-dir", work_dir / "test")
+    checkpoint = last_checkpoint(work_dir)
+    if run.method == "teacher":
+        save_whole(Checkpoint.read(checkpoint).shrunk(), study.checkpoint(run))
+        checkpoint = study.checkpoint(run)
+    _cankd("test", config, checkpoint, "--work-dir", work_dir / "test")
     sys.argv = ["tools/study.py", "--only", run.name]
     write_text(study.record(run), json.dumps(record(study, run), indent=1) + "\n")
 
@@ -330,11 +373,28 @@ def record(study: Study, run: Run) -> dict[str, Any]:
         "accuracy": accuracy,
         "results": results,
         "iterations": config.train_cfg.max_iters,
-        **json.loads((work_dir / "usage.json").read_text()),
+        **json.loads(study.usage(run).read_text()),
         "environment": environment(get_device()),
         "scalars": scalars(work_dir),
         "config": config.pretty_text,
     }
+
+
+def examine(study: Study, run: Run) -> None:
+    """Measures the robustness of a trained run against corrupted test images, and writes its record.
+
+    Raises:
+        SystemExit: if a command fails.
+    """
+    work_dir = study.out / run.name
+    out = work_dir / "robustness.pkl"
+    config, checkpoint = work_dir.parent / f"seed{run.seed}.py", last_checkpoint(work_dir)
+    severities = ["--severities", 0, *SEVERITIES]
+    _cankd("robustness", config, checkpoint, "--out", out, "--names", run.name, "--workers", 0, *severities)
+    state = json.loads(out.with_suffix(".json").read_text())
+    sys.argv = ["tools/study.py", "--robustness", "--only", run.name]
+    known = {"data": run.data, "row": run.row, "seed": run.seed, "environment": environment(get_device())}
+    write_text(study.robustness(run), json.dumps({**known, **state}, indent=1) + "\n")
 
 
 def measure(study: Study, run: Run, rounds: int) -> None:
@@ -401,7 +461,13 @@ def in_background(function: Callable[..., None], study: Study, run: Run, *argume
     return process
 
 
-def carry_out(study: Study, wanted: Callable[[Run], bool], processes: int, tell: Callable[[str], None]) -> list[str]:
+def carry_out(
+    study: Study,
+    wanted: Callable[[Run], bool],
+    processes: int,
+    tell: Callable[[str], None],
+    robustness: bool = False,
+) -> list[str]:
     """Carries out what is left of a study, several runs side by side.
 
     Args:
@@ -409,30 +475,32 @@ def carry_out(study: Study, wanted: Callable[[Run], bool], processes: int, tell:
         wanted: tells whether a run belongs to what is to be done.
         processes: number of runs at a time, each with one thread.
         tell: takes a line about each run that begins or ends.
+        robustness: whether the robustness of trained runs is measured, and nothing trained. Defaults to False.
 
     Returns:
-        Names of the runs that failed; ``console.log`` beside their work dirs says why.
+        Names of the runs that failed; the ``.log`` files beside their work dirs say why.
     """
+    find, function, file = study.left, conduct, study.record
+    if robustness:
+        find, function, file = study.unexamined, examine, study.robustness
     active: dict[Run, BaseProcess] = {}
     failed: list[str] = []
     began = time.time()
     while True:
-        left = [
-            run
-            for run in study.runs()
-            if wanted(run) and run.name not in failed and not study.record(run).exists() and run not in active
-        ]
-        ready = [run for run in left if study.is_ready(run)]
+        left = [run for run in find(wanted) if run.name not in failed and run not in active]
+        ready = [run for run in left if not study.lacks(run)]
         while ready and len(active) < processes:
             run = ready.pop(0)
-            active[run] = in_background(conduct, study, run)
+            active[run] = in_background(function, study, run)
             tell(f"[{time.time() - began:5.0f}s] {run.name} begins; {len(left) - 1} after it")
         if not active:
+            for run in left:
+                tell(f"{run.name} waits for {study.lacks(run)}")
             return failed
         time.sleep(1)
         for run in [run for run, process in active.items() if not process.is_alive()]:
             active.pop(run).join()
-            if study.record(run).exists():
+            if file(run).exists():
                 tell(f"[{time.time() - began:5.0f}s] {run.name} ended: {study.result(run):.2f}")
             else:
                 failed.append(run.name)

@@ -80,8 +80,6 @@ def test_a_vit_teaches_a_segmenter_on_images_that_are_not_square():
     MMLogger.get_current_instance().setLevel("WARNING")  # every initialised tensor is a line
     cfg = read_config(ROOT / "configs/distill/mmseg/cankd/cankd_backbone_vit-b16_pspnet_r18_80k_cityscapes.py")
     cfg.model.teacher_ckpt = None
-    if CLASSIFICATION == "mmcls":  # which does not have the recipe's
-        cfg.model.teacher.cfg = "mmpretrain::vision_transformer/vit-base-p16_pt-64xb64_in1k-224.py"
     cfg.model.architecture.update(pretrained=None, backbone=dict(init_cfg=None))
     cfg.model.teacher.backbone = dict(arch=dict(ARCH, embed_dims=768), drop_rate=0.0)
     algorithm = MODELS.build(cfg.model).train()

@@ -11,7 +11,7 @@ from tests.demo import DATA, STUDENT, TEACHER, TEACHER_CKPT
 MATRIX = """
 mini:
   student: {student}
-  teacher: {{config: {teacher}, checkpoint: {checkpoint}}}
+  teachers: {{teacher: {{config: {teacher}, checkpoint: {checkpoint}}}}}
   metric: coco/bbox_mAP
   rows:
     plain: {{seeds: 2}}
@@ -107,10 +107,18 @@ def test_a_row_as_long_as_another_one_takes(finished):
 @pytest.mark.parametrize(
     "matrix, error",
     [
-        ("mini: {student: a.py, metric: mIoU, rows: {}}", "mini has no teacher. Add what is missing."),
+        ("mini: {student: a.py, metric: mIoU, rows: {}}", "mini has no teachers. Add what is missing."),
         (
-            "mini: {student: a.py, teacher: {config: b.py}, metric: mIoU, rows: {plain: {seed: 5}}}",
-            "got mini.plain with seed, expected some of hooks, length, method, options, seeds, weight.",
+            "mini: {student: a.py, teachers: {}, metric: mIoU, rows: {plain: {seed: 5}}}",
+            "got mini.plain with seed, expected some of hooks, length, method, options, seeds, teacher, weight.",
+        ),
+        (
+            "mini: {student: a.py, teachers: {small: {}, big: {}}, metric: mIoU, rows: {cankd: {method: cankd}}}",
+            "got mini.cankd with the teacher teacher, expected one of small, big.",
+        ),
+        (
+            "mini: {student: a.py, teachers: {teacher: {config: b.py}}, metric: mIoU, rows: {}}",
+            "got mini.teacher with config, expected config, checkpoint.",
         ),
     ],
 )
@@ -118,6 +126,24 @@ def test_a_faulty_matrix(matrix, error, tmp_path):
     (tmp_path / "matrix.yml").write_text(matrix)
     with pytest.raises(ValueError, match=error):
         Study.read(tmp_path / "matrix.yml", tmp_path, tmp_path)
+
+
+def test_a_distillation_brings_its_teacher_along_unless_its_weights_are_there(tmp_path):
+    teachers = {name: dict(config=f"{name}.py", checkpoint=str(tmp_path / f"{name}.pth")) for name in ("teacher", "small")}
+    rows = dict(plain={}, cankd=dict(method="cankd"), weak=dict(method="cankd", teacher="small", seeds=2))
+    matrix = dict(mini=dict(student="a.py", teachers=teachers, metric="mIoU", rows=rows))
+    (tmp_path / "matrix.yml").write_text(json.dumps(matrix))
+    study = Study.read(tmp_path / "matrix.yml", tmp_path / "runs", tmp_path / "records")
+
+    def left(row):
+        return [run.name for run in study.left(lambda run: run.row == row)]
+
+    small, weak = study.left(lambda run: run.row == "weak")[:2]
+    assert left("plain") == ["mini/plain/seed0"] and left("cankd") == ["mini/teacher/seed0", "mini/cankd/seed0"]
+    assert left("weak") == ["mini/small/seed0", "mini/weak/seed0", "mini/weak/seed1"]
+    assert study.lacks(weak) == "its teacher" and not study.lacks(small)
+    (tmp_path / "small.pth").touch()
+    assert left("weak") == ["mini/weak/seed0", "mini/weak/seed1"] and not study.lacks(weak) and left("small") == []
 
 
 def test_no_such_run(run_tool):

@@ -56,3 +56,29 @@ def shrink(argv: Sequence[str] | None = None) -> None:
     if kept:
         print(f"Not halved, because of values beyond {torch.finfo(torch.half).max:.0f}: {', '.join(kept)}")
     print(f"Wrote {len(shrunk['state_dict'])} tensors, {args.out.stat().st_size / 1e6:.1f} MB, to {args.out}")
+
+
+@one_line_errors()
+def mobilenet(argv: Sequence[str] | None = None) -> None:
+    """Renames torchvision's weights of a MobileNetV2 as mmdet and mmsegmentation name them.
+
+    Both list the same tensors in the same order. The classifier is left out.
+
+    python tools/model_converters/mobilenet_from_torchvision.py WEIGHTS OUT
+    """
+    parser = command_parser(inspect.getdoc(mobilenet))
+    parser.add_argument("weights", type=Path, help="state dict of torchvision's mobilenet_v2")
+    parser.add_argument("out", type=Path)
+    add_trust_argument(parser)
+    args = parser.parse_args(argv)
+    from mmdet.models.backbones import MobileNetV2  # the other converters need no models
+
+    given = {name: value for name, value in Checkpoint.read(args.weights).state_dict.items() if "features." in name}
+    expected = MobileNetV2().state_dict()
+    if [value.shape for value in given.values()] != [value.shape for value in expected.values()]:
+        raise ValueError(
+            f"{args.weights}: got {len(given)} tensors named features.*, expected the {len(expected)} of torchvision's "
+            "mobilenet_v2 with their shapes. Give its state dict."
+        )
+    save_whole({"meta": {}, "state_dict": dict(zip(expected, given.values()))}, args.out)
+    print(f"Wrote {len(given)} tensors to {args.out}")

@@ -35,6 +35,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--costs", action="store_true", help="measure the time of a step and the memory of each row, and train nothing"
     )
+    parser.add_argument(
+        "--robustness", action="store_true", help="measure the robustness of the runs trained here, and train nothing"
+    )
     return parser.parse_args(argv)
 
 
@@ -59,6 +62,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.costs:
         measure_costs(study, wanted, tell)
         return
-    failed = carry_out(study, wanted, args.processes, tell)
+    failed = carry_out(study, wanted, args.processes, tell, args.robustness)
     if failed:
         sys.exit(f"Failed: {', '.join(failed)}. The .log files beside their work dirs say why.")

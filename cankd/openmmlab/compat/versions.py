@@ -22,6 +22,11 @@ TESTED = {
 # The installed classification library; mmcls is the predecessor of mmpretrain.
 CLASSIFICATION = "mmpretrain" if importlib.util.find_spec("mmpretrain") else "mmcls"
 
+# mmpretrain's name of a configuration that recipes of ours name -> mmcls's.
+NAMES_IN_MMCLS = {
+    "vision_transformer/vit-base-p16_64xb64_in1k-384px.py": "vision_transformer/vit-base-p16_ft-64xb64_in1k-384.py"
+}
+
 # What data preprocessors call the swap of BGR to RGB: mmengine and OneDL (private: it has no public name),
 # mmsegmentation, mmpretrain.
 RGB_FLAGS = ("_channel_conversion", "channel_conversion", "to_rgb")
@@ -90,6 +95,9 @@ def shipped_config(path: str | Path) -> Path | None:
         The file, which may be missing if the package is cankd; None if no installed package ships it.
     """
     package, _, name = str(path).partition("::")
-    spec = importlib.util.find_spec(module_of(package)) if name and package.isidentifier() else None
+    module = module_of(package)
+    if module == "mmcls":
+        name = NAMES_IN_MMCLS.get(name, name)
+    spec = importlib.util.find_spec(module) if name and package.isidentifier() else None
     file = Path(spec.origin).parent / ".mim" / "configs" / name if spec and spec.origin else Path()
     return own_config(path) or (file if file.is_file() else None)

@@ -1,5 +1,4 @@
 # The tokens of a classifier, laid out as a map, teach the backbone of a segmenter. The classifier cannot be validated.
-# mmcls on the paper's stack calls this teacher vision_transformer/vit-base-p16_ft-64xb64_in1k-384.py.
 _base_ = ["../../../_base_/segmentation_cityscapes.py", "../../../_base_/segmenter_backbone.py"]
 
 model = dict(
