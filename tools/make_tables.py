@@ -126,20 +126,22 @@ def study_cells(runs: dict[int, dict], plain: dict[int, dict]) -> list[str]:
 
 
 def study_table(data: str, kind: str = "") -> str:
-    """All rows of a data set but those about weights; with a kind those whose names contain it."""
+    """All rows of a data set but those about weights; with a kind those of it, and the plain student."""
     found = study_runs(data)
     file = STUDY / data / f"costs{kind}.json"
     costs = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else {}
+    shown = {
+        row: runs
+        for row, runs in found.items()
+        if not (runs[min(runs)]["held_out"] or "-best" in row) and (row == "plain" or ("scratch" in row) == bool(kind))
+    }
     rows = []
-    for row, runs in found.items():
-        others = runs[min(runs)]["held_out"] or "-best" in row
-        if others or (row != "plain" and ("scratch" in row) != (kind == "-scratch")):
-            continue
+    for row, runs in shown.items():
         first, cost = runs[min(runs)], costs.get(row)
         measured = [f"{cost['median']:.2f}", f"{cost['peak_bytes'] / 2**20:.0f}"] if cost else ["", ""]
         rows.append([row, first["iterations"], *study_cells(runs, found["plain"]), *measured])
     header = ["row", "iterations", "mean", "seeds", "difference to plain [95 % interval]", "s / step", "MiB"]
-    return markdown(header, rows) + f"\n\n{study_machine(found)}"
+    return markdown(header, rows) + f"\n\n{study_machine(shown)}"
 
 
 def study_weights_table(data: str) -> str:
@@ -158,6 +160,19 @@ def study_weights_table(data: str) -> str:
         rows.append([method, *(f"{results[w]:.1f}" if w in results else "" for w in weights), cell(best, ""), *cells])
     header = ["method", *(f"x {weight:g}" for weight in weights), "best", "test", "seeds", "difference to plain"]
     return markdown(header, rows)
+
+
+def study_robustness_table(data: str) -> str:
+    """Accuracy on corrupted images of each row that was examined, as means over its seeds."""
+    found: dict[str, list[dict]] = {}
+    for file in sorted((STUDY / data / "robustness").glob("*.json")):
+        known = json.loads(file.read_text(encoding="utf-8"))
+        found.setdefault(known["row"], []).extend(known["summary"]["percent"].values())
+    rows = []
+    for row, summaries in found.items():
+        means = [sum(one[key] for one in summaries) / len(summaries) for key in ("P", "mPC", "rPC")]
+        rows.append([row, len(summaries), *(f"{mean:.1f}" for mean in means)])
+    return markdown(["row", "seeds", "clean", "mPC", "rPC, %"], rows) if rows else "*Not run* yet."
 
 
 def study_summary() -> str:
@@ -226,7 +241,9 @@ def main() -> None:
         },
         "docs/study.md": {
             **{f"study {data}": study_table(data) for data in ("bccd", "camvid", "scenes")},
+            "study bccd scratch": study_table("bccd", "-scratch"),
             "study bccd weights": study_weights_table("bccd"),
+            "study bccd robustness": study_robustness_table("bccd"),
         },
         "docs/commands.md": {"commands table": commands_table()},
         "docs/performance.md": benchmarks,

@@ -94,24 +94,31 @@ class Study:
             ValueError: if the file is no matrix.
         """
         matrix = yaml.safe_load(file.read_text(encoding="utf-8"))
-        known = {"seeds", *(entry.name for entry in fields(Run))} - {"data", "row", "seed", "held_out"}
-        for data, entry in matrix.items() if isinstance(matrix, dict) else [("", None)]:
-            missing = {"student", "teachers", "metric", "rows"} - set(entry if isinstance(entry, dict) else ())
-            if missing:
-                raise ValueError(f"{file}: {data or 'it'} has no {', '.join(sorted(missing))}. Add what is missing.")
-            for row, settings in matrix[data]["rows"].items():
-                if set(settings or ()) - known:
-                    got, expected = ", ".join(settings), ", ".join(sorted(known))
-                    raise ValueError(f"{file}: got {data}.{row} with {got}, expected some of {expected}.")
-                teacher = (settings or {}).get("teacher", "teacher")
-                if "method" in (settings or {}) and teacher not in entry["teachers"]:
-                    there = ", ".join(entry["teachers"])
-                    raise ValueError(f"{file}: got {data}.{row} with the teacher {teacher}, expected one of {there}.")
-            for name, settings in entry["teachers"].items():
-                if set(settings) != {"config", "checkpoint"}:
-                    got = ", ".join(settings)
-                    raise ValueError(f"{file}: got {data}.{name} with {got}, expected config, checkpoint.")
+        for data, entry in matrix.items() if isinstance(matrix, dict) else [("it", None)]:
+            error = cls._error(data, entry if isinstance(entry, dict) else {})
+            if error:
+                raise ValueError(f"{file}: {error}")
         return cls(matrix, out, records)
+
+    @staticmethod
+    def _error(data: str, entry: dict[str, Any]) -> str:
+        """Returns what is wrong with a data set's entry of the matrix, empty if nothing is."""
+        missing = {"student", "teachers", "metric", "rows"} - set(entry)
+        if missing:
+            return f"{data} has no {', '.join(sorted(missing))}. Add what is missing."
+        known = {"seeds", *(entry.name for entry in fields(Run))} - {"data", "row", "seed", "held_out"}
+        for row, settings in entry["rows"].items():
+            settings = settings or {}
+            teacher = settings.get("teacher", "teacher")
+            if set(settings) - known:
+                return f"got {data}.{row} with {', '.join(settings)}, expected some of {', '.join(sorted(known))}."
+            if "method" in settings and teacher not in entry["teachers"]:
+                there = ", ".join(entry["teachers"])
+                return f"got {data}.{row} with the teacher {teacher}, expected one of {there}."
+        for name, settings in entry["teachers"].items():
+            if set(settings) != {"config", "checkpoint"}:
+                return f"got {data}.{name} with {', '.join(settings)}, expected config, checkpoint."
+        return ""
 
     def runs(self) -> list[Run]:
         """Returns all runs whose settings are known so far: teachers first, then seed by seed.

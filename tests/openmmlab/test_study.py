@@ -104,6 +104,20 @@ def test_a_row_as_long_as_another_one_takes(finished):
     assert _record(study, "longer/seed0")["iterations"] == round(4 * ratio)
 
 
+@pytest.mark.slow
+def test_robustness_of_what_was_trained_here(finished, folder, run_tool):
+    study = finished[0]
+    call = ("study.py", folder / "matrix.yml", "--out", folder / "runs", "--records", folder / "records")
+    for _ in range(2):
+        printed = run_tool(*call, "--robustness", "--only", "mini/plain/seed1").stdout
+    assert not printed
+    known = json.loads((study.records / "mini/robustness/plain_seed1.json").read_text())
+    (results,) = known["models"].values()
+    assert set(results["corrupted"]["fog"]) == {"1", "3", "5"} and len(results["corrupted"]) == 15
+    assert known["environment"]["command"] == "python tools/study.py --robustness --only mini/plain/seed1"
+    assert known["row"] == "plain" and results["checkpoint"].endswith("plain/seed1/iter_4.pth")
+
+
 @pytest.mark.parametrize(
     "matrix, error",
     [
@@ -129,7 +143,9 @@ def test_a_faulty_matrix(matrix, error, tmp_path):
 
 
 def test_a_distillation_brings_its_teacher_along_unless_its_weights_are_there(tmp_path):
-    teachers = {name: dict(config=f"{name}.py", checkpoint=str(tmp_path / f"{name}.pth")) for name in ("teacher", "small")}
+    teachers = {
+        name: dict(config=f"{name}.py", checkpoint=str(tmp_path / f"{name}.pth")) for name in ("teacher", "small")
+    }
     rows = dict(plain={}, cankd=dict(method="cankd"), weak=dict(method="cankd", teacher="small", seeds=2))
     matrix = dict(mini=dict(student="a.py", teachers=teachers, metric="mIoU", rows=rows))
     (tmp_path / "matrix.yml").write_text(json.dumps(matrix))
