@@ -19,6 +19,14 @@ from cankd.openmmlab.checkpoint_files import release_what_was_read
 from tests import forked
 
 ROOT = Path(__file__).resolve().parents[1]
+# Files and folders whose tests depend on the libraries' versions; their slow tests run on both stacks.
+LIBRARIES = (
+    "configs",
+    "openmmlab/algorithms",
+    "openmmlab/commands/test_wheel.py",
+    "openmmlab/engine",
+    "openmmlab/test_connectors.py",
+)
 GOLDEN = ROOT / "tests" / "golden"
 
 # Relative error allowed per dtype, of the norm of the whole tensor. The half types are limited
@@ -54,10 +62,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that take the device as a parameter."""
+    """Marks the tests that take the device as a parameter, and those of what depends on the libraries' versions."""
     for item in items:
         if "device" in getattr(item, "fixturenames", ()):
             item.add_marker("gpu")
+        if any((ROOT / "tests" / part) in (item.path, *item.path.parents) for part in LIBRARIES):
+            item.add_marker("libraries")
 
 
 @pytest.fixture

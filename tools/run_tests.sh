@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up what is missing and runs ruff, mypy and pytest on the modern stack; with --all pytest on the paper
-# stack, too: bash tools/run_tests.sh [--all] [arguments of pytest]
+# Sets up what is missing and runs ruff, mypy and pytest on the modern stack; with --all pytest on the paper stack, too,
+# without slow tests of tools, which the modern stack runs: bash tools/run_tests.sh [--all] [arguments of pytest]
 # MODERN_PYTHON or PAPER_PYTHON names an existing environment's interpreter instead.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -24,4 +24,4 @@ echo "== tests on the modern stack"
 [ ${#stacks[@]} -eq 2 ] || exit 0
 [ -n "${PAPER_PYTHON:-}" ] || bash tools/setup_env.sh paper --tests
 echo "== tests on the paper stack"
-"$paper" -m pytest "${parallel[@]}" "$@"
+"$paper" -m pytest "${parallel[@]}" -m "not slow or libraries" "$@"

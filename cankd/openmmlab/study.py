@@ -31,7 +31,7 @@ HELD_OUT = 5  # for the choice of weights, every fifth training image is kept fo
 KEPT = 300  # iterations between two checkpoints, from which a stopped run goes on
 TIMED, WARM_UP = 25, 5  # steps of a measurement of costs, and those of them that do not count
 MEASURED = 100  # iterations between two measurements of the gradients' shares
-SEVERITIES = (1, 3, 5)  # of the corruptions; all five take 15 corruptions x 5 evaluations for each run
+SEVERITIES = (1, 3, 5)  # of the corruptions, unless the matrix names others
 _fork = multiprocessing.get_context("fork")
 
 
@@ -76,8 +76,8 @@ class Study:
     Args:
         matrix: by data set its ``student``, ``teachers`` (by name a ``config`` and a ``checkpoint``, which is trained
             if the file is not there; rows without ``teacher`` have the one named ``teacher``), ``metric``, ``rows``,
-            and perhaps ``source`` (the modules whose maps are compared) and ``tuning``; configs/study/study.yml is the
-            example.
+            and perhaps ``source`` (the modules whose maps are compared), ``severities`` of corruptions and ``tuning``;
+            configs/study/study.yml is the example.
         out: folder of the work dirs.
         records: folder of the records.
     """
@@ -396,7 +396,7 @@ def examine(study: Study, run: Run) -> None:
     work_dir = study.out / run.name
     out = work_dir / "robustness.pkl"
     config, checkpoint = work_dir.parent / f"seed{run.seed}.py", last_checkpoint(work_dir)
-    severities = ["--severities", 0, *SEVERITIES]
+    severities = ["--severities", 0, *study.matrix[run.data].get("severities", SEVERITIES)]
     _cankd("robustness", config, checkpoint, "--out", out, "--names", run.name, "--workers", 0, *severities)
     state = json.loads(out.with_suffix(".json").read_text())
     sys.argv = ["tools/study.py", "--robustness", "--only", run.name]

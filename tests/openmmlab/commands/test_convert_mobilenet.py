@@ -19,7 +19,8 @@ def test_mmdets_model_computes_what_torchvisions_does(tmp_path):
             value.uniform_(0.5, 1.5)  # so that no two batch norms are alike
     torch.save(theirs.state_dict(), tmp_path / "torchvision.pth")
     call_tool(TOOL, tmp_path / "torchvision.pth", tmp_path / "out.pth")
-    own = MobileNetV2(out_indices=(7,)).eval()
+    own = MobileNetV2(out_indices=(7,))
+    own.eval()
     own.load_state_dict(torch.load(tmp_path / "out.pth", weights_only=True)["state_dict"])
     image = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
