@@ -34,6 +34,14 @@ GOLDEN = ROOT / "tests" / "golden"
 # max-pool and a ReLU, in which rounding also changes which of two near values wins.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4, torch.bfloat16: 0.1, torch.float16: 6e-2}
 
+# One and one is added 4096 times; in bfloat16 the sum stops at 256.
+_ONES = torch.ones(4096, 2, dtype=torch.bfloat16)
+SUMS_IN_FLOAT32 = bool((_ONES.T @ _ONES == 4096).all())
+needs_bfloat16 = pytest.mark.skipif(
+    not SUMS_IN_FLOAT32,
+    reason="this torch adds up products of bfloat16 in bfloat16 on this CPU; the modern stack runs this test",
+)
+
 
 def relative_error(got: torch.Tensor, expected: torch.Tensor, floor: float = 1e-10) -> float:
     """Returns the norm of the difference over that of the expected tensor (absolute below ``floor``)."""

@@ -8,7 +8,7 @@ from cankd import functional
 from cankd.losses import NLKDINLoss
 from cankd.losses.cankd import AFFINITIES
 from cankd.losses.cankd_naive import NaiveNLKDINLoss
-from tests.conftest import TOLERANCE, enliven, relative_error
+from tests.conftest import TOLERANCE, enliven, needs_bfloat16, relative_error
 
 # Odd sizes, batch 1, and maps of 2 and 3 positions a side.
 SHAPES = [(2, 8, 10, 14), (1, 6, 7, 9), (3, 4, 5, 4), (2, 8, 2, 3), (1, 4, 3, 2), (2, 6, 2, 2)]
@@ -107,6 +107,7 @@ def test_large_means_do_not_drown_the_gradient_in_rounding(affinity, mean, const
     assert relative_error(_student_gradient(ours, x.to(device), y.to(device)), expected) < TOLERANCE[torch.float32]
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("affinity", ["dot_product", "embedded_gaussian", "concatenation"])
 @pytest.mark.parametrize("inputs", [torch.float32, torch.bfloat16])
 def test_bfloat16_autocast(affinity, inputs, device):

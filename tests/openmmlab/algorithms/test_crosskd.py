@@ -21,7 +21,7 @@ from mmrazor.registry import MODELS
 from cankd.openmmlab.algorithms.crosskd import ADAPTERS, align, quality_focal_loss
 from cankd.openmmlab.checkpoint import Checkpoint
 from cankd.openmmlab.models import stock_model
-from tests.conftest import GOLDEN, ROOT, TOLERANCE, free_port, relative_error, run_command
+from tests.conftest import GOLDEN, ROOT, TOLERANCE, free_port, needs_bfloat16, relative_error, run_command
 from tests.demo import options_for, records_of
 
 SMALL: dict[str, Any] = dict(
@@ -258,6 +258,7 @@ def _cross_losses(algorithm, inputs, samples):
     return {name: loss for name, loss in losses.items() if name.startswith("crosskd.")}
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("kind", STOCK)
 def test_mixed_precision_changes_the_losses_by_rounding_only(kind, device):
     algorithm = _crosskd(kind)
