@@ -53,15 +53,21 @@ class ModelMaps:
         patches: sides of the patches that its convolutions cut the image into, for modules that return tokens.
         stages: index of a map that the backbone returns -> the backbone's own part that returns this very map, such as
             ``backbone.layer4``. Defaults to none.
+        read: index of the backbone's map that a segmenter's head reads, the last one of several. Defaults to None: it
+            has a neck or no such head.
     """
 
     shapes: dict[str, dict[OutputIndex, tuple[int, ...]]]
     image: tuple[int, int]
     patches: frozenset[int]
     stages: Mapping[int | None, str] = field(default_factory=dict)
+    read: int | None = None
 
     def of(self, source: str) -> list[Map]:
-        """Returns the maps (B, C, H, W) that a module returns at its first call; tokens (B, N, C) count as maps."""
+        """Returns the maps (B, C, H, W) that a module returns at its first call; tokens (B, N, C) count as maps.
+
+        Of the backbone's maps the one that the head reads comes last.
+        """
         maps = []
         for index, shape in self.shapes.get(source, {}).items():
             place = index[1] if len(index) > 1 else None
@@ -72,7 +78,8 @@ class ModelMaps:
                 maps.append(Map(place, channels, height, width, stride=round(self.image[0] / height)))
             elif len(shape) == 3:
                 maps += self._laid_out(place, *shape[1:])
-        return maps
+        is_read = self.read is not None and source == "backbone"
+        return sorted(maps, key=lambda found: found.index == self.read) if is_read else maps
 
     def _laid_out(self, place: int | None, tokens: int, channels: int) -> list[Map]:
         """Returns the map that tokens of the image's patches make; none if no patches make as many."""
@@ -134,7 +141,18 @@ def feature_maps(model: BaseModel, inputs: Tensor) -> ModelMaps:
         for module in model.modules()
         if isinstance(module, nn.Conv2d) and module.stride == module.kernel_size
     )
-    return ModelMaps(shapes, (inputs.shape[2], inputs.shape[3]), patches, stages)
+    read = _read_by_head(model, len(returned)) if isinstance(returned, (list, tuple)) else None
+    return ModelMaps(shapes, (inputs.shape[2], inputs.shape[3]), patches, stages, read)
+
+
+def _read_by_head(model: BaseModel, count: int) -> int | None:
+    """Returns the last of the backbone's maps that a segmenter's head reads, None if there is no such head."""
+    heads: Any = getattr(model, "decode_head", None)
+    head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
+    index = getattr(head, "in_index", None)
+    if index is None or getattr(model, "neck", None) is not None:
+        return None
+    return max(range(count)[one] for one in (index if isinstance(index, (list, tuple)) else [index]))
 
 
 def image_sizes(model: BaseModel) -> list[tuple[int, int]]:
@@ -171,7 +189,7 @@ def same_strides(student: Sequence[Map], teacher: Sequence[Map], finest: int | N
     """Pairs maps of equal stride; without any, the two maps of the nearest strides.
 
     Args:
-        student: maps of a module of the student. Of several of one stride the last one counts.
+        student: maps of a module of the student, the most important one last. Of several of one stride the last counts.
         teacher: maps of a module of the teacher.
         finest: the largest number of pairs, of which those of the smallest strides are taken. Defaults to None: the
             pair of the student's last map alone.
@@ -179,15 +197,18 @@ def same_strides(student: Sequence[Map], teacher: Sequence[Map], finest: int | N
     Returns:
         The pairs, in the order of the student's maps.
     """
-    last = {found.stride: found for found in student}
+    last: dict[int, Map] = {}
+    for found in student:
+        last.pop(found.stride, None)  # the order is that of the maps that count
+        last[found.stride] = found
     partners = {found.stride: found for found in teacher}
     pairs = [Pair(found, partners[stride]) for stride, found in last.items() if stride in partners]
     if not pairs:
         pairs = [Pair(found, nearest(found, teacher)) for found in student]
         pairs = [min(reversed(pairs), key=lambda pair: _distance(*pair))]
-    pairs = sorted(pairs, key=lambda pair: pair.student.index or 0)
     if finest is None:
         return pairs[-1:]
+    pairs = sorted(pairs, key=lambda pair: pair.student.index or 0)
     chosen = sorted(pairs, key=lambda pair: pair.student.stride)[:finest]
     return [pair for pair in pairs if pair in chosen]
 

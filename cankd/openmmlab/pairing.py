@@ -198,8 +198,8 @@ def pair_maps(
     Without ``source`` the outputs of both necks are compared, or those of both backbones if one of the models has no
     neck; of a backbone that returns no maps, as a classifier's vision transformer, those of its last part that does.
     Without ``levels`` it is as many of a neck's maps as the method's published settings have, the finest first,
-    and the last map of a backbone that has a partner. Of several maps of one stride the last one counts. Where no
-    stride agrees, the maps of the nearest strides are compared.
+    and the last map of a backbone that has a partner. Of several maps of one stride the one that a segmenter's head
+    reads counts, else the last one. Where no stride agrees, the maps of the nearest strides are compared.
 
     Args:
         student: student that was built.
@@ -217,6 +217,8 @@ def pair_maps(
     sources = _sources(student, teacher, method, source)
     maps = [_maps_of(side, name) for side, name in zip((student, teacher), sources)]
     if levels is not None:
+        if len(set(levels)) < len(levels):
+            raise ValueError(f"--levels: got {' '.join(map(str, levels))}, expected each index once.")
         there = {found.index: found for found in maps[0]}
         missing = [level for level in levels if level not in there]
         if missing:
@@ -242,7 +244,8 @@ def _sources(student: Side, teacher: Side, method: str, source: Sequence[str] | 
     """Returns the module of each side whose maps are compared."""
     if source:
         return source[0], source[-1]
-    if method == "cwd" and student.classes and student.classes == teacher.classes:
+    have_logits = LOGITS in student.found.shapes and LOGITS in teacher.found.shapes
+    if method == "cwd" and have_logits and student.classes and student.classes == teacher.classes:
         return LOGITS, LOGITS
     if student.found.of("neck") and teacher.found.of("neck"):
         return "neck", "neck"

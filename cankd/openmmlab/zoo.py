@@ -161,10 +161,11 @@ def find_config(name: str) -> str:
     if "::" in wanted and shipped_config(wanted):
         return wanted
     wanted = wanted.partition("::")[2] or wanted
-    wanted = Path(wanted).stem if wanted.endswith(".py") else wanted
-    named = [model for model in zoo() if wanted in model.names]
+    wanted = _plain(Path(wanted).stem if wanted.endswith(".py") else wanted)
+    models = [(model, [_plain(other) for other in model.names]) for model in zoo()]
     if "::" not in name:
-        found = named or [model for model in zoo() if any(other.startswith(wanted) for other in model.names)]
+        found = [model for model, names in models if wanted in names]
+        found = found or [model for model, names in models if any(other.startswith(wanted) for other in names)]
         if len(found) == 1:
             return found[0].config
         if found:
@@ -174,6 +175,11 @@ def find_config(name: str) -> str:
     raise ValueError(f"got {name!r}, which no installed package describes. The nearest are {_nearest(wanted)}.")
 
 
+def _plain(name: str) -> str:
+    """Returns a name as names are compared: YOLOX-s is yolox_s."""
+    return name.lower().replace("-", "_")
+
+
 def _some(models: Sequence[ZooModel]) -> str:
     names = [Path(model.config).stem for model in models]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
@@ -181,9 +187,12 @@ def _some(models: Sequence[ZooModel]) -> str:
 
 def _nearest(name: str) -> str:
     """Returns the configurations whose names are most like one that does not exist."""
-    configs = {other: model.config for model in zoo() for other in model.names}
-    near = difflib.get_close_matches(name, configs, n=4, cutoff=0.5)
-    return ", ".join(dict.fromkeys(configs[other] for other in near)) or "none; give the path of a file"
+    configs = {_plain(other): model.config for model in zoo() for other in model.names}
+    beginnings = {other[: len(name)]: config for other, config in reversed(configs.items())}
+    near = [configs[other] for other in difflib.get_close_matches(name, configs, n=4, cutoff=0.5)]
+    if len(name) > 3:
+        near += [beginnings[other] for other in difflib.get_close_matches(name, beginnings, n=4)]
+    return ", ".join([*dict.fromkeys(near)][:4]) or "none; give the path of a file"
 
 
 def rivals(model: ZooModel, benchmark: Benchmark) -> Iterator[ZooModel]:

@@ -59,6 +59,8 @@ def test_a_model_has_its_accuracies():
         ("rtmdet-t", RTMDET),
         ("rtmdet_tiny_8xb32-300e_coco", RTMDET),
         ("rtmdet_tiny", RTMDET),
+        ("RTMDet-T", RTMDET),
+        ("yolox-s", "mmdet::yolox/yolox_s_8xb8-300e_coco.py"),
         (RTMDET, RTMDET),
         (RTMDET[:-3], RTMDET),
         ("yolox_tiny_8x8_300e_coco", "mmdet::yolox/yolox_tiny_8xb8-300e_coco.py"),  # the index's name, not the file's
@@ -88,6 +90,7 @@ def test_a_file_is_its_own_name(tmp_path):
         ),
         ("rtmdet_tyni_8xb32-300e_coco", f"no installed package describes. The nearest are {re.escape(RTMDET)}"),
         ("mmdet::rtmdet/rtmdet_tyni_8xb32-300e_coco.py", f"The nearest are {re.escape(RTMDET)}"),
+        ("yolox-m", "The nearest are .*mmdet::yolox/yolox_s_8xb8-300e_coco.py"),
         ("mmfoo::a/b.py", "no installed package describes. The nearest are none; give the path of a file"),
         ("absent.py", "got the configuration absent.py, expected an existing file"),
         ("cankd::absent.py", "got the configuration cankd::absent.py, expected an existing file"),

@@ -210,4 +210,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_pairs(pairing, loss_costs(distiller, student, teacher, pairing))
     else:
         print_heads(student, teacher)
+    if "://" not in teacher_ckpt and not local_file(teacher_ckpt).is_file():
+        print(f"\n{teacher_ckpt}, the teacher's weights, is not there yet.")
     print_next(student, args.out)

@@ -28,7 +28,11 @@ def check_recorders(cfg: Config, steps: Steps) -> Finding:
         cure = "`cankd list-modules CONFIG` lists the modules and their maps."
         return Finding(check, ERROR, f"nothing was recorded for {some(empty) or 'the losses'}. {steps.problem}", cure)
     sources = {
-        side: ", ".join(dict.fromkeys(seen.source for read in steps.seen.values() for seen in read if _of(side, seen)))
+        side: ", ".join(
+            dict.fromkeys(
+                seen.source for read in steps.seen.values() for seen in read if seen.source and _of(side, seen)
+            )
+        )
         for side in ("student", "teacher")
     }
     return Finding(check, OK, f"student's {sources['student'] or 'none'}, teacher's {sources['teacher'] or 'none'}")

@@ -107,6 +107,29 @@ def test_segmenters_compare_their_backbones_last_maps(tmp_path):
     assert cfg.data_preprocessor is None and cfg.train_cfg.max_iters == 80000
 
 
+@pytest.mark.slow
+def test_of_maps_of_one_stride_the_one_that_the_head_reads_is_compared(tmp_path):
+    """BiSeNetV2's later maps are those of auxiliary heads."""
+    cfg, _ = _make(tmp_path, "bisenetv2_fcn_4xb4-160k", PSPNET.format("r101"), "--teacher-ckpt", "absent.pth")
+    assert _records(cfg) == {"loss_backbone0": [0, 3, "backbone0"]}
+    assert cfg.model.distiller.connectors.backbone0.in_channel == 128
+
+
+@pytest.mark.slow
+def test_channel_wise_distillation_of_segmenters_without_common_logits_compares_maps(tmp_path):
+    cfg, printed = _make(
+        tmp_path,
+        "segformer_mit-b1_8xb1-160k_cityscapes",
+        "mask2former_swin-s_8xb2-90k",
+        "--method",
+        "cwd",
+        "--teacher-ckpt",
+        "absent.pth",
+    )
+    assert _records(cfg) == {"loss_backbone3": [3, 3, "backbone3"]}
+    assert "absent.pth, the teacher's weights, is not there yet." in printed
+
+
 @pytest.mark.parametrize("method", ["l2", "pkd", "cwd", "mgd", "fbkd", "fgd", "acamkd"])
 def test_every_method_takes_the_pair(method, tmp_path):
     cfg, printed = _make(tmp_path, "rtmdet-t", "rtmdet-s", "--method", method)
@@ -229,6 +252,7 @@ def test_source_and_levels_can_be_chosen(tmp_path):
     assert _records(cfg) == {"loss_backbone": [None, None, "backbone"]}
     for wrong, message in (
         (["--source", "nekc"], "got nekc, which retinanet_r18_fpn_1x_coco does not have; the nearest are neck"),
+        (["--levels", 1, 1], "--levels: got 1 1, expected each index once."),
         (["--levels", 7], "--levels: got 7, expected indices of the maps of the student's neck: 0, 1, 2, 3, 4"),
     ):
         done = call_tool("make_config.py", *pair, *wrong, "--out", tmp_path / "no.py", check=False)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from cankd.openmmlab.checkpoint_files import load_checkpoint_file
-from cankd.openmmlab.engine.run_checks import _caller, datasets_in, not_loaded
+from cankd.openmmlab.engine.run_checks import _caller, check_classes, datasets_in, not_loaded
+from cankd.openmmlab.maps import weightless
+from cankd.openmmlab.models import stock_model
 from cankd.openmmlab.own_data import categories_of
 from tests.conftest import free_port, run_command
 from tests.demo import DATA, DEMO, TEACHER_CKPT
@@ -84,6 +87,16 @@ def test_the_categories_of_a_file_are_found_wherever_they_stand(tmp_path):
     for text in ('{"images": []}', '{"categories": 3}', '{"categories": ["a"]}', '{"categories": ['):
         file.write_text(text)
         assert categories_of(str(file)) == []
+
+
+def test_a_head_that_tells_boundaries_has_classes_of_its_own():
+    with weightless():
+        student = stock_model("mmseg::stdc/stdc1_4xb12-80k_cityscapes-512x1024.py", backbone=dict(init_cfg=None))
+    data = SimpleNamespace(metainfo=dict(classes=[f"class{number}" for number in range(19)]))
+    check_classes(student, data, "train")
+    student.auxiliary_head[0].num_classes = 18
+    with pytest.raises(ValueError, match="auxiliary_head.0: got num_classes=18, expected 19, the classes"):
+        check_classes(student, data, "train")
 
 
 def test_data_sets_are_found_inside_their_wrappers():
