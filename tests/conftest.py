@@ -19,12 +19,13 @@ from cankd.openmmlab.checkpoint_files import release_what_was_read
 from tests import forked
 
 ROOT = Path(__file__).resolve().parents[1]
-# Files and folders whose tests depend on the libraries' versions; their slow tests run on both stacks.
+# Files whose slow tests run on both stacks: they read all recipes, train one of each kind, also in several processes,
+# and use the installed package.
 LIBRARIES = (
-    "configs",
-    "openmmlab/algorithms",
+    "configs/test_configs.py",
+    "configs/test_recipes.py",
     "openmmlab/commands/test_wheel.py",
-    "openmmlab/engine",
+    "openmmlab/engine/test_training.py",
     "openmmlab/test_connectors.py",
 )
 GOLDEN = ROOT / "tests" / "golden"
@@ -70,11 +71,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that take the device as a parameter, and those of what depends on the libraries' versions."""
+    """Marks the tests that take the device as a parameter, and those that always run on both stacks."""
     for item in items:
         if "device" in getattr(item, "fixturenames", ()):
             item.add_marker("gpu")
-        if any((ROOT / "tests" / part) in (item.path, *item.path.parents) for part in LIBRARIES):
+        if item.path in [ROOT / "tests" / file for file in LIBRARIES]:
             item.add_marker("libraries")
 
 

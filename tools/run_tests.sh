@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up what is missing and runs ruff, mypy and pytest on the modern stack; with --all pytest on the paper stack, too,
-# without slow tests of tools, which the modern stack runs: bash tools/run_tests.sh [--all] [arguments of pytest]
+# without most of the slow tests, which the modern stack runs: bash tools/run_tests.sh [--all] [arguments of pytest]
 # MODERN_PYTHON or PAPER_PYTHON names an existing environment's interpreter instead.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
