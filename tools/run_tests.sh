@@ -15,13 +15,18 @@ parallel=(-n 2 --dist worksteal)
 export OMP_NUM_THREADS=1
 modern=${MODERN_PYTHON:-$PWD/.venv/bin/python}
 paper=${PAPER_PYTHON:-$PWD/.venv-paper/bin/python}
+# Both environments at once: one downloads while the other one compiles.
+if [ ${#stacks[@]} -eq 2 ] && [ -z "${PAPER_PYTHON:-}" ]; then
+  bash tools/setup_env.sh paper --tests | sed 's/^/paper: /' &
+fi
 [ -n "${MODERN_PYTHON:-}" ] || bash tools/setup_env.sh modern --tests
+wait
 "$modern" -m ruff check .
 "$modern" -m mypy
 
 echo "== tests on the modern stack"
 "$modern" -m pytest "${parallel[@]}" "$@"
 [ ${#stacks[@]} -eq 2 ] || exit 0
-[ -n "${PAPER_PYTHON:-}" ] || bash tools/setup_env.sh paper --tests
+[ -n "${PAPER_PYTHON:-}" ] || bash tools/setup_env.sh paper --tests  # does nothing, or says why the first call failed
 echo "== tests on the paper stack"
 "$paper" -m pytest "${parallel[@]}" -m "not slow or libraries" "$@"
