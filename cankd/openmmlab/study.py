@@ -503,6 +503,9 @@ def carry_out(
         if not active:
             for run in left:
                 tell(f"{run.name} waits for {study.lacks(run)}")
+            for run in filter(wanted, study.runs() if robustness else []):
+                if not (run.held_out or study.robustness(run).exists() or study.usage(run).exists()):
+                    tell(f"{run.name} was not trained here: {study.out / run.name} has no checkpoint")
             return failed
         time.sleep(1)
         for run in [run for run, process in active.items() if not process.is_alive()]:

@@ -106,12 +106,14 @@ def test_a_row_as_long_as_another_one_takes(finished):
 
 
 @pytest.mark.slow
-def test_robustness_of_what_was_trained_here(finished, folder, run_tool):
+def test_robustness_of_what_was_trained_here(finished, folder, run_tool, tmp_path):
     study = finished[0]
     call = ("study.py", folder / "matrix.yml", "--out", folder / "runs", "--records", folder / "records")
     for _ in range(2):
         printed = run_tool(*call, "--robustness", "--only", "mini/plain/seed1").stdout
     assert not printed
+    elsewhere = ("--out", tmp_path, "--robustness", "--only", "mini/plain/seed0")
+    assert run_tool(*call, *elsewhere).stdout.startswith("mini/plain/seed0 was not trained here: ")
     known = json.loads((study.records / "mini/robustness/plain_seed1.json").read_text())
     (results,) = known["models"].values()
     assert set(results["corrupted"]["fog"]) == {"4"} and len(results["corrupted"]) == 15
