@@ -72,7 +72,8 @@ class RunChecksHook(Hook):
         self.missing = missing = not_loaded(algorithm.teacher, file, self._in_checkpoint)
         if not missing or getattr(algorithm, "teacher_trainable", False):
             return
-        runner.logger.warning(f"{len(missing)} tensors of the teacher are not those of {file}: {_some(missing)}.")
+        source = f"those of {file}" if file else "from a checkpoint, since model.teacher_ckpt is None"
+        runner.logger.warning(f"{len(missing)} tensors of the teacher are not {source}: {_some(missing)}.")
         if runner.cfg.get("allow_untrained_teacher"):
             return
         inherited = {name for hook in runner.hooks if isinstance(hook, InheritTeacherHook) for name in hook.modules}
