@@ -31,7 +31,10 @@ def test_a_second_call_does_nothing(tmp_path):
     assert done.returncode == 0, done.stdout
     assert done.stdout.strip() == f"Nothing to do: {prefix} is complete."
     # What g++ says of each file if the flags of torch's compiled headers do not fit; mmcv then takes ten times as long.
-    assert "not used because" not in Path(prefix, ".setup", "mmcv.log").read_text(errors="replace")
+    log = Path(prefix, ".setup", "mmcv.log").read_text(errors="replace")
+    assert "not used because" not in log
+    compiled = [line for line in log.splitlines() if " -c " in line and line.lstrip().startswith("[")]
+    assert len(compiled) > 70 and all(" -O3 " in line for line in compiled)
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,7 @@ cuda_headers() { "$dir/bin/python" -c 'import glob, sysconfig; print(":".join(gl
 compile_torch_headers() {
   local flags
   "${CXX:-c++}" --version | grep -q 'Free Software Foundation' || return 0
+  [[ $work != *[[:space:]]* ]] || return 0  # CFLAGS cannot quote it
   echo '#include <torch/types.h>' >"$work/tmp/torch.hpp"
   flags=$("$dir/bin/python" - <<'PY'
 import setuptools  # brings distutils
@@ -150,14 +151,15 @@ if "_GLIBCXX_USE_CXX11_ABI" in open(cpp_extension.__file__).read():
 PY
 )
   # shellcheck disable=SC2086
-  "${CXX:-c++}" $flags -x c++-header "$work/tmp/torch.hpp" -o "$work/tmp/torch.hpp.gch"
+  "${CXX:-c++}" $flags -x c++-header "$work/tmp/torch.hpp" -o "$work/tmp/torch.hpp.gch" || return 0
   export CFLAGS="$CFLAGS -include $work/tmp/torch.hpp -Winvalid-pch"
 }
 build_mmcv() {
   # A visible GPU makes mmcv build CUDA ops, which fails without nvcc.
   if [ "${FORCE_CUDA:-0}" != 1 ] && ! command -v nvcc >/dev/null; then export CUDA_VISIBLE_DEVICES=; fi
   export CPATH="$(cuda_headers)${CPATH:+:$CPATH}" MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)}
-  export CFLAGS="${CFLAGS:-} -g0"  # debug information takes as long as the code
+  # Python's own flags, which newer setuptools leave out where CFLAGS is set; debug information takes as long as the code.
+  export CFLAGS="$("$dir/bin/python" -c 'import sysconfig; print(sysconfig.get_config_var("CFLAGS"))') ${CFLAGS:-} -g0"
   compile_torch_headers
   # Built anew each time: a cached or installed build may belong to another torch.
   pip install -v --no-deps --no-build-isolation --no-cache-dir --force-reinstall --no-binary "$mmcv" "$(grep "^$mmcv==" "$work/pins.txt")"

@@ -198,8 +198,8 @@ def pair_maps(
     Without ``source`` the outputs of both necks are compared, or those of both backbones if one of the models has no
     neck; of a backbone that returns no maps, as a classifier's vision transformer, those of its last part that does.
     Without ``levels`` it is as many of a neck's maps as the method's published settings have, the finest first,
-    and the last map of a backbone that has a partner. Of several maps of one stride the one that a segmenter's head
-    reads counts, else the last one. Where no stride agrees, the maps of the nearest strides are compared.
+    and the map of a backbone that a segmenter's head reads, else its last one that has a partner. Where no stride
+    agrees, the maps of the nearest strides are compared.
 
     Args:
         student: student that was built.

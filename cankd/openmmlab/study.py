@@ -193,25 +193,31 @@ class Study:
 
     def unexamined(self, wanted: Callable[[Run], bool]) -> list[Run]:
         """Returns the wanted runs that were trained here and whose robustness is not known."""
-        runs = [run for run in self.runs() if wanted(run) and not run.held_out]
-        return [run for run in runs if self.usage(run).exists() and not self.robustness(run).exists()]
+        runs = [run for run in self.runs() if wanted(run) and not run.held_out and not self.robustness(run).exists()]
+        return [run for run in runs if self.usage(run).exists() and self.record(run).exists()]
 
     def costs(self, data: str) -> Path:
         """Returns the file of a data set's measured costs."""
         return self.records / data / "costs.json"
 
+    def measured(self, data: str) -> dict[str, Any]:
+        """Returns the measured costs of a data set's rows, row -> times and memory."""
+        file = self.costs(data)
+        return json.loads(file.read_text())["rows"] if file.exists() else {}
+
     def length(self, run: Run) -> float:
         """Returns the factor on the number of iterations of a run."""
         if not isinstance(run.length, str):
             return run.length
-        rows = json.loads(self.costs(run.data).read_text())["rows"]
+        rows = self.measured(run.data)
         return rows[run.length]["median"] / rows["plain"]["median"]
 
     def lacks(self, run: Run) -> str:
         """Returns what a run needs and is not there yet: its teacher, or the measured costs; empty if it can begin."""
         if self.missing_teacher(run):
             return "its teacher"
-        return "the costs (--costs)" if isinstance(run.length, str) and not self.costs(run.data).exists() else ""
+        is_known = not isinstance(run.length, str) or {run.length, "plain"} <= set(self.measured(run.data))
+        return "" if is_known else f"the costs of plain and {run.length} (--costs)"
 
     def student(self, run: Run) -> str:
         """Returns the configuration that evaluates a run's student, or the teacher."""
@@ -395,7 +401,8 @@ def examine(study: Study, run: Run) -> None:
     """
     work_dir = study.out / run.name
     out = work_dir / "robustness.pkl"
-    config, checkpoint = work_dir.parent / f"seed{run.seed}.py", last_checkpoint(work_dir)
+    config = work_dir.parent / f"seed{run.seed}.py"
+    checkpoint = study.checkpoint(run) if run.method == "teacher" else last_checkpoint(work_dir)
     severities = ["--severities", 0, *study.matrix[run.data].get("severities", SEVERITIES)]
     _cankd("robustness", config, checkpoint, "--out", out, "--names", run.name, "--workers", 0, *severities)
     state = json.loads(out.with_suffix(".json").read_text())
@@ -419,6 +426,9 @@ def measure(study: Study, run: Run, rounds: int) -> None:
 def measure_costs(study: Study, wanted: Callable[[Run], bool], tell: Callable[[str], None], rounds: int = 3) -> None:
     """Measures seconds per step and memory of all rows, in turns, one training at a time.
 
+    What was measured before is replaced, since times of two goes cannot be compared. Teachers, and rows whose teacher is
+    not there, are left out.
+
     Args:
         study: the study.
         wanted: tells whether a row is measured, from its run with the first seed.
@@ -430,7 +440,13 @@ def measure_costs(study: Study, wanted: Callable[[Run], bool], tell: Callable[[s
     """
     for data in study.matrix:
         runs = [run for run in study.runs() if run.data == data and wanted(run)]
-        chosen = {run.row: run for run in runs if run.seed == 0 and run.length == 1 and not run.held_out}
+        runs = [
+            run for run in runs if run.seed == 0 and run.length == 1 and not run.held_out and run.method != "teacher"
+        ]
+        chosen = {run.row: run for run in runs if not study.missing_teacher(run)}
+        for run in runs:
+            if run.row not in chosen:
+                tell(f"{data}/{run.row} is left out: its teacher is not there")
         for number in range(rounds):
             for run in chosen.values():
                 process = in_background(measure, study, run, number)
@@ -487,9 +503,7 @@ def carry_out(
     Returns:
         Names of the runs that failed; the ``.log`` files beside their work dirs say why.
     """
-    find, function, file = study.left, conduct, study.record
-    if robustness:
-        find, function, file = study.unexamined, examine, study.robustness
+    find, function = (study.unexamined, examine) if robustness else (study.left, conduct)
     active: dict[Run, BaseProcess] = {}
     failed: list[str] = []
     began = time.time()
@@ -509,8 +523,9 @@ def carry_out(
             return failed
         time.sleep(1)
         for run in [run for run, process in active.items() if not process.is_alive()]:
-            active.pop(run).join()
-            if file(run).exists():
+            process = active.pop(run)
+            process.join()
+            if process.exitcode == 0:
                 tell(f"[{time.time() - began:5.0f}s] {run.name} ended: {study.result(run):.2f}")
             else:
                 failed.append(run.name)

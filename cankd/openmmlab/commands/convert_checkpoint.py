@@ -60,9 +60,10 @@ def shrink(argv: Sequence[str] | None = None) -> None:
 
 @one_line_errors()
 def mobilenet(argv: Sequence[str] | None = None) -> None:
-    """Renames torchvision's weights of a MobileNetV2 as mmdet and mmsegmentation name them.
+    """Renames torchvision's weights of a MobileNetV2 as mmdet names them.
 
-    Both list the same tensors in the same order. The classifier is left out.
+    Both list the same tensors in the same order. The classifier is left out. mmsegmentation's backbone has the same
+    names, without the last convolution.
 
     python tools/model_converters/mobilenet_from_torchvision.py WEIGHTS OUT
     """

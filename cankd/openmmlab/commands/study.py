@@ -33,7 +33,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--processes", type=at_least(1), default=2, help="trainings at a time; default 2")
     parser.add_argument("--list", action="store_true", help="print the runs and their results, and train nothing")
     parser.add_argument(
-        "--costs", action="store_true", help="measure the time of a step and the memory of each row, and train nothing"
+        "--costs",
+        action="store_true",
+        help="measure the time of a step and the memory of each row anew, and train nothing",
     )
     parser.add_argument(
         "--robustness", action="store_true", help="measure the robustness of the runs trained here, and train nothing"
