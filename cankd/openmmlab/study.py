@@ -426,8 +426,8 @@ def measure(study: Study, run: Run, rounds: int) -> None:
 def measure_costs(study: Study, wanted: Callable[[Run], bool], tell: Callable[[str], None], rounds: int = 3) -> None:
     """Measures seconds per step and memory of all rows, in turns, one training at a time.
 
-    What was measured before is replaced, since times of two goes cannot be compared. Teachers, and rows whose teacher is
-    not there, are left out.
+    What was measured before is replaced, since times of two goes cannot be compared. Teachers, and rows whose teacher
+    is not there, are left out.
 
     Args:
         study: the study.
