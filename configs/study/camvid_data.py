@@ -1,4 +1,4 @@
-# CamVid's driving scenes (docs/study.md) at half their size, and the study's schedule: about 10 epochs.
+# CamVid's driving scenes (docs/study.md) at half their size, and the study's schedule: about 7 epochs.
 _base_ = ["mmseg::_base_/default_runtime.py"]
 custom_imports = dict(imports=["cankd.openmmlab"])
 
@@ -16,13 +16,13 @@ train_pipeline = [
     load,
     masks,
     dict(type="RandomResize", scale=scale, ratio_range=(0.8, 1.6), keep_ratio=True),
-    dict(type="RandomCrop", crop_size=(144, 144)),
+    dict(type="RandomCrop", crop_size=(128, 128)),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackSegInputs"),
 ]
 pipeline = [load, dict(type="Resize", scale=scale), masks, dict(type="PackSegInputs")]
 train_dataloader = dict(
-    batch_size=6,
+    batch_size=4,
     num_workers=0,
     sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(type="BaseSegDataset", pipeline=train_pipeline),

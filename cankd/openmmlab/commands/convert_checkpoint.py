@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from importlib import import_module
 from pathlib import Path
 from typing import Sequence
 
@@ -60,26 +61,26 @@ def shrink(argv: Sequence[str] | None = None) -> None:
 
 @one_line_errors()
 def mobilenet(argv: Sequence[str] | None = None) -> None:
-    """Renames torchvision's weights of a MobileNetV2 as mmdet names them.
+    """Renames torchvision's weights of a MobileNetV2 as mmdet or mmsegmentation names them.
 
-    Both list the same tensors in the same order. The classifier is left out. mmsegmentation's backbone has the same
-    names, without the last convolution.
+    All list the same tensors in the same order. The classifier is left out, and for mmsegmentation, whose backbone ends
+    before it, the last convolution.
 
-    python tools/model_converters/mobilenet_from_torchvision.py WEIGHTS OUT
+    python tools/model_converters/mobilenet_from_torchvision.py WEIGHTS OUT [--library mmseg]
     """
     parser = command_parser(inspect.getdoc(mobilenet))
     parser.add_argument("weights", type=Path, help="state dict of torchvision's mobilenet_v2")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--library", choices=("mmdet", "mmseg"), default="mmdet", help="whose names; mmdet by default")
     add_trust_argument(parser)
     args = parser.parse_args(argv)
-    from mmdet.models.backbones import MobileNetV2  # the other converters need no models
-
+    mobilenets = [import_module(f"{name}.models.backbones").MobileNetV2() for name in ("mmdet", args.library)]
+    whole, named = (model.state_dict() for model in mobilenets)
     given = {name: value for name, value in Checkpoint.read(args.weights).state_dict.items() if "features." in name}
-    expected = MobileNetV2().state_dict()
-    if [value.shape for value in given.values()] != [value.shape for value in expected.values()]:
+    if [value.shape for value in given.values()] != [value.shape for value in whole.values()]:
         raise ValueError(
-            f"{args.weights}: got {len(given)} tensors named features.*, expected the {len(expected)} of torchvision's "
+            f"{args.weights}: got {len(given)} tensors named features.*, expected the {len(whole)} of torchvision's "
             "mobilenet_v2 with their shapes. Give its state dict."
         )
-    save_whole({"meta": {}, "state_dict": dict(zip(expected, given.values()))}, args.out)
-    print(f"Wrote {len(given)} tensors to {args.out}")
+    save_whole({"meta": {}, "state_dict": dict(zip(named, given.values()))}, args.out)
+    print(f"Wrote {len(named)} tensors to {args.out}")
