@@ -1,10 +1,10 @@
-"""Writes the generated tables of README.md, configs/README.md and docs/*.md from what was recorded.
+"""Writes the generated tables of README.md, configs/README.md and docs/*.md, and a chart, from what was recorded.
 
 python tools/make_tables.py [--check]
 
 Sources: configs/metafile.yml (the paper's figures, ours beside them) and the summaries that
 quickstart runs and benchmarks wrote under logfile. With --check nothing is written, and the exit
-status tells whether a table is out of date.
+status tells whether a table or the chart is out of date: the chart keeps the numbers that it shows.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any, Iterable, Sequence
 
+import matplotlib
+import matplotlib.pyplot as plt
 import yaml
+from PIL import Image
 
 from cankd.__main__ import COMMANDS, module_of
 from cankd.openmmlab.statistics import t_interval
 
+matplotlib.use("Agg")
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "logfile" / "quickstart"
 STUDY = ROOT / "logfile" / "study"
@@ -126,7 +130,10 @@ def study_cells(runs: dict[int, dict], plain: dict[int, dict]) -> list[str]:
 
 
 def study_table(data: str, kind: str = "") -> str:
-    """All rows of a data set but those about weights; with a kind those of it, and the plain student."""
+    """All rows of a data set but those about weights; with a kind those of it, and the plain student.
+
+    Differences are those to the plain student of as many iterations, or else to the row plain.
+    """
     found = study_runs(data)
     file = STUDY / data / f"costs{kind}.json"
     costs = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else {}
@@ -137,11 +144,64 @@ def study_table(data: str, kind: str = "") -> str:
     }
     rows = []
     for row, runs in shown.items():
-        first, cost = runs[min(runs)], costs.get(row)
+        cost, iterations = costs.get(row), runs[min(runs)]["iterations"]
         measured = [f"{cost['median']:.2f}", f"{cost['peak_bytes'] / 2**20:.0f}"] if cost else ["", ""]
-        rows.append([row, first["iterations"], *study_cells(runs, found["plain"]), *measured])
+        longer = found.get("plain-x4", {}) if row != "plain-x4" else {}
+        plain = longer if longer and longer[min(longer)]["iterations"] == iterations else found["plain"]
+        rows.append([row, iterations, *study_cells(runs, plain), *measured])
     header = ["row", "iterations", "mean", "seeds", "difference to plain [95 % interval]", "s / step", "MiB"]
     return markdown(header, rows) + f"\n\n{study_machine(shown)}"
+
+
+def study_numbers(data: str) -> dict[str, Any]:
+    """What the chart of a data set shows.
+
+    ``curves`` has by row of the long trainings, and by seed, (iteration, AP on the validation images); ``differences`` has
+    by row those of the test AP to the plain student of the same seed, after as many iterations.
+    """
+    found = study_runs(data)
+    plain = found["plain"]
+    key = plain[0]["metric"]
+    return {
+        "curves": {
+            row: [[(line["step"], 100 * line[key]) for line in run["scalars"] if key in line] for run in runs.values()]
+            for row, runs in found.items()
+            if row in ("plain-x4", "cankd-x4")
+        },
+        "differences": {
+            row: [run["accuracy"] - plain[seed]["accuracy"] for seed, run in runs.items() if seed in plain]
+            for row, runs in found.items()
+            if runs[min(runs)]["method"] not in (None, "teacher")
+            and runs[min(runs)]["iterations"] == plain[0]["iterations"]
+            and not re.search("-scratch|-try|-best", row)
+        },
+    }
+
+
+def draw_study(numbers: dict[str, Any], file: Path) -> None:
+    """Draws the study's chart, which keeps its numbers in the picture's description."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    for (row, curves), color in zip(numbers["curves"].items(), ("#777777", "#c0392b")):
+        for curve in curves:
+            left.plot(*zip(*curve), color=color, alpha=0.35)
+        steps = [step for step, _ in curves[0]]
+        means = [sum(accuracy for _, accuracy in values) / len(curves) for values in zip(*curves)]
+        left.plot(steps, means, "o-", color=color, lw=2, label=f"{row}, mean of {len(curves)}")
+    left.set(title="The long training", xlabel="iterations", ylabel="AP on validation images, %")
+    left.legend(loc="lower right")
+    for height, (row, pairs) in enumerate(reversed(numbers["differences"].items())):
+        mean, low, high, count = t_interval(pairs)
+        right.plot(pairs, [height] * count, ".", color="#aaaaaa")
+        right.plot([mean], [height], "o", color="#c0392b" if row.startswith("cankd") else "#2c5f8a")
+        if count > 1:
+            right.plot([low, high], [height] * 2, color="#444444", lw=1.2, zorder=1)
+    right.axvline(0, color="#444444", lw=0.8)
+    right.set_yticks(range(len(numbers["differences"])), list(reversed(numbers["differences"])))
+    right.set(title="As many iterations: mean and 95 % interval", xlabel="test AP minus that of the plain student, %")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=110, metadata={"Description": json.dumps(numbers)})
 
 
 def study_weights_table(data: str) -> str:
@@ -270,6 +330,11 @@ def main() -> None:
         "docs/performance.md": benchmarks,
     }
     stale = []
+    chart, numbers = ROOT / "docs" / "study.png", study_numbers("bccd")
+    if not chart.exists() or Image.open(chart).info["Description"] != json.dumps(numbers):
+        stale.append("docs/study.png")
+        if not args.check:
+            draw_study(numbers, chart)
     for name, parts in tables.items():
         file = ROOT / name
         old = text = file.read_text(encoding="utf-8")
