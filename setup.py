@@ -11,7 +11,7 @@ root = Path(__file__).parent
 configs = [
     file.relative_to(root)
     for file in (root / "configs").rglob("*")
-    if file.is_file() and file.parent.name != "__pycache__" and not file.match("study/*.pth")  # read in the checkout alone
+    if file.is_file() and file.parent.name != "__pycache__"
 ]
 
 
