@@ -146,8 +146,12 @@ def study_table(data: str, kind: str = "") -> str:
     for row, runs in shown.items():
         cost, iterations = costs.get(row), runs[min(runs)]["iterations"]
         measured = [f"{cost['median']:.2f}", f"{cost['peak_bytes'] / 2**20:.0f}"] if cost else ["", ""]
-        longer = found.get("plain-x4", {}) if row != "plain-x4" else {}
-        plain = longer if longer and longer[min(longer)]["iterations"] == iterations else found["plain"]
+        same = [
+            other
+            for name, other in found.items()
+            if name in ("plain", "plain-x4") and other[min(other)]["iterations"] == iterations and name != row
+        ]
+        plain = same[0] if same else found.get("plain", {})
         rows.append([row, iterations, *study_cells(runs, plain), *measured])
     header = ["row", "iterations", "mean", "seeds", "difference to plain [95 % interval]", "s / step", "MiB"]
     return markdown(header, rows) + f"\n\n{study_machine(shown)}"
