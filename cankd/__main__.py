@@ -17,7 +17,7 @@ COMMANDS = {
     "launch": ("cankd.utils.launch", "main", "train or test with several processes"),
     "convert": ("convert_checkpoint", "main", "extract the student from a distillation checkpoint"),
     "shrink": ("convert_checkpoint", "shrink", "keep a checkpoint's weights alone, in half precision"),
-    "convert-mobilenet": ("convert_checkpoint", "mobilenet", "rename torchvision's weights of a MobileNetV2 for mmdet or mmseg"),
+    "convert-mobilenet": ("convert_checkpoint", "mobilenet", "rename torchvision's MobileNetV2 for mmdet or mmseg"),
     "export": ("export_student", "main", "export a student as ONNX, checked against torch"),
     "quickstart": ("quickstart", "main", "distil a small detector and show the gain"),
     "print-config": ("print_config", "main", "print a configuration resolved, with the file of each value"),

@@ -160,8 +160,8 @@ def study_table(data: str, kind: str = "") -> str:
 def study_numbers(data: str) -> dict[str, Any]:
     """What the chart of a data set shows.
 
-    ``curves`` has by row of the long trainings, and by seed, (iteration, AP on the validation images); ``differences`` has
-    by row those of the test AP to the plain student of the same seed, after as many iterations.
+    ``curves`` has by row of the long trainings, and by seed, (iteration, AP on the validation images); ``differences``
+    has by row those of the test AP to the plain student of the same seed, after as many iterations.
     """
     found = study_runs(data)
     plain = found["plain"]

@@ -1,4 +1,4 @@
-# CamVid's teacher: the same segmenter, wider, on a MobileNetV2 that ImageNet trained (docs/study.md says where it is from).
+# CamVid's teacher: PSPNet, wider, on a MobileNetV2 that ImageNet trained (docs/study.md says where it is from).
 _base_ = ["./camvid_student.py"]
 
 model = dict(
