@@ -191,7 +191,7 @@ def draw_study(numbers: dict[str, Any], file: Path) -> None:
         steps = [step for step, _ in curves[0]]
         means = [sum(accuracy for _, accuracy in values) / len(curves) for values in zip(*curves)]
         left.plot(steps, means, "o-", color=color, lw=2, label=f"{row}, mean of {len(curves)}")
-    left.set(title="The long training", xlabel="iterations", ylabel="AP on validation images, %")
+    left.set(title="BCCD, the long training", xlabel="iterations", ylabel="AP on validation images, %")
     left.legend(loc="lower right")
     for height, (row, pairs) in enumerate(reversed(numbers["differences"].items())):
         mean, low, high, count = t_interval(pairs)
@@ -200,8 +200,11 @@ def draw_study(numbers: dict[str, Any], file: Path) -> None:
         if count > 1:
             right.plot([low, high], [height] * 2, color="#444444", lw=1.2, zorder=1)
     right.axvline(0, color="#444444", lw=0.8)
-    right.set_yticks(range(len(numbers["differences"])), list(reversed(numbers["differences"])))
-    right.set(title="As many iterations: mean and 95 % interval", xlabel="test AP minus that of the plain student, %")
+    labels = [f"{row}, n = {len(pairs)}" for row, pairs in reversed(numbers["differences"].items())]
+    right.set_yticks(range(len(labels)), labels)
+    right.set(
+        title="BCCD, as many iterations: mean and 95 % interval", xlabel="test AP minus that of the plain student, %"
+    )
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
