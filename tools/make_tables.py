@@ -203,7 +203,7 @@ def draw_study(numbers: dict[str, Any], file: Path) -> None:
     labels = [f"{row}, n = {len(pairs)}" for row, pairs in reversed(numbers["differences"].items())]
     right.set_yticks(range(len(labels)), labels)
     right.set(
-        title="BCCD, as many iterations: mean and 95 % interval", xlabel="test AP minus that of the plain student, %"
+        title="BCCD, as many iterations, 95 % interval", xlabel="test AP minus that of the plain student, %"
     )
     for axes in (left, right):
         axes.grid(alpha=0.3)
