@@ -202,9 +202,7 @@ def draw_study(numbers: dict[str, Any], file: Path) -> None:
     right.axvline(0, color="#444444", lw=0.8)
     labels = [f"{row}, n = {len(pairs)}" for row, pairs in reversed(numbers["differences"].items())]
     right.set_yticks(range(len(labels)), labels)
-    right.set(
-        title="BCCD, as many iterations, 95 % interval", xlabel="test AP minus that of the plain student, %"
-    )
+    right.set(title="BCCD, as many iterations, 95 % interval", xlabel="test AP minus that of the plain student, %")
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
