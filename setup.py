@@ -11,7 +11,7 @@ root = Path(__file__).parent
 configs = [
     file.relative_to(root)
     for file in (root / "configs").rglob("*")
-    if file.is_file() and file.parent.name != "__pycache__"
+    if file.is_file() and file.parent.name != "__pycache__" and file.suffix != ".pth"  # no weights
 ]
 
 

@@ -117,22 +117,27 @@ def study_runs(data: str) -> dict[str, dict[int, dict]]:
     return dict(sorted(found.items(), key=lambda item: (order.index(item[0]) if item[0] in order else 99, item[0])))
 
 
-def study_cells(runs: dict[int, dict], plain: dict[int, dict]) -> list[str]:
-    """Mean and deviation of a row's accuracy, its difference to the plain student, and the numbers of seeds."""
+def study_cells(runs: dict[int, dict], *references: dict[int, dict]) -> list[str]:
+    """Mean and deviation of a row's accuracy, the number of its seeds, and its differences to other rows."""
     values = [run["accuracy"] for run in runs.values()]
     spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-    pairs = [runs[seed]["accuracy"] - plain[seed]["accuracy"] for seed in runs if seed in plain]
-    difference = ""
-    if runs is not plain and pairs and runs[0]["method"] != "teacher":
-        mean, low, high, count = t_interval(pairs)
-        difference = f"{mean:+.1f}" + (f" [{low:+.1f}, {high:+.1f}], n = {count}" if count > 1 else "")
-    return [f"{sum(values) / len(values):.1f}{spread}", str(len(values)), difference]
+    differences = [study_difference(runs, reference) for reference in references]
+    return [f"{sum(values) / len(values):.1f}{spread}", str(len(values)), *differences]
+
+
+def study_difference(runs: dict[int, dict], reference: dict[int, dict]) -> str:
+    """The difference of two rows' accuracies over the seeds of both; nothing for a teacher or a row and itself."""
+    pairs = [runs[seed]["accuracy"] - reference[seed]["accuracy"] for seed in runs if seed in reference]
+    if runs is reference or not pairs or runs[min(runs)]["method"] == "teacher":
+        return ""
+    mean, low, high, count = t_interval(pairs)
+    return f"{mean:+.1f}" + (f" [{low:+.1f}, {high:+.1f}], n = {count}" if count > 1 else "")
 
 
 def study_table(data: str, kind: str = "") -> str:
     """All rows of a data set but those about weights; with a kind those of it, and the plain student.
 
-    Differences are those to the row plain, of rows ending in -x4 to plain-x4.
+    Differences are those to the rows plain and CanKD, of rows ending in -x4 to plain-x4 and cankd-x4.
     """
     found = study_runs(data)
     file = STUDY / data / f"costs{kind}.json"
@@ -146,9 +151,10 @@ def study_table(data: str, kind: str = "") -> str:
     for row, runs in shown.items():
         cost, iterations = costs.get(row), runs[min(runs)]["iterations"]
         measured = [f"{cost['median']:.2f}", f"{cost['peak_bytes'] / 2**20:.0f}"] if cost else ["", ""]
-        plain = "plain-x4" if row.endswith("-x4") and row != "plain-x4" else "plain"
-        rows.append([row, iterations, *study_cells(runs, found.get(plain, {})), *measured])
-    header = ["row", "iterations", "mean", "seeds", "difference to plain [95 % interval]", "s / step", "MiB"]
+        plain, cankd = ("plain-x4", "cankd-x4") if row.endswith("-x4") else ("plain", f"cankd{kind}")
+        rows.append([row, iterations, *study_cells(runs, found.get(plain, {}), found.get(cankd, {})), *measured])
+    difference = "difference to {} [95 % interval]"
+    header = ["row", "iterations", "mean", "seeds", *map(difference.format, ("plain", "CanKD")), "s / step", "MiB"]
     return markdown(header, rows) + f"\n\n{study_machine(shown)}"
 
 
