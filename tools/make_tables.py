@@ -267,7 +267,7 @@ def study_summary() -> str:
     rows = []
     for data, found in {"bccd": study_runs("bccd"), "camvid": study_runs("camvid"), "scenes": scenes_runs()}.items():
         if {"plain", "cankd"} <= set(found):
-            plain, seeds, _ = study_cells(found["plain"], found["plain"])
+            plain, seeds = study_cells(found["plain"])
             distilled, _, difference = study_cells(found["cankd"], found["plain"])
             rows.append([data, seeds, plain, distilled, difference])
     return markdown(["data", "seeds", "student alone", "with CanKD", "difference [95 % interval]"], rows)
