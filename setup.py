@@ -8,10 +8,11 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 root = Path(__file__).parent
+weights = set((root / "configs/study").rglob("*.pth"))  # the study's teachers: a checkout alone uses them
 configs = [
     file.relative_to(root)
     for file in (root / "configs").rglob("*")
-    if file.is_file() and file.parent.name != "__pycache__" and file.suffix != ".pth"  # no weights
+    if file.is_file() and file.parent.name != "__pycache__" and file not in weights
 ]
 
 
