@@ -457,8 +457,9 @@ def measure_costs(study: Study, wanted: Callable[[Run], bool], tell: Callable[[s
         rows = {}
         for row in chosen:
             folder = study.out / data / row / "cost"
-            steps = [scalars(folder / f"round{number}")[WARM_UP:] for number in range(rounds)]
-            seconds = [line["time"] for lines in steps for line in lines]
+            lines = [scalars(folder / f"round{number}") for number in range(rounds)]
+            steps = [[line["time"] for line in logged if "loss" in line][WARM_UP:] for logged in lines]
+            seconds = [time for times in steps for time in times]
             peaks = [json.loads((folder / f"round{number}.json").read_text()) for number in range(rounds)]
             rows[row] = {**spread(seconds), "peak_bytes": max(peaks)}
         if rows:
