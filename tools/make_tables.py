@@ -119,10 +119,13 @@ def study_runs(data: str) -> dict[str, dict[int, dict]]:
 
 def study_cells(runs: dict[int, dict], *references: dict[int, dict]) -> list[str]:
     """Mean and deviation of a row's accuracy, the number of its seeds, and its differences to other rows."""
-    values = [run["accuracy"] for run in runs.values()]
-    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
     differences = [study_difference(runs, reference) for reference in references]
-    return [f"{sum(values) / len(values):.1f}{spread}", str(len(values)), *differences]
+    return [mean_of([run["accuracy"] for run in runs.values()]), str(len(runs)), *differences]
+
+
+def mean_of(values: list[float]) -> str:
+    """Mean and, of several values, standard deviation."""
+    return f"{sum(values) / len(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def study_difference(runs: dict[int, dict], reference: dict[int, dict]) -> str:
@@ -137,7 +140,7 @@ def study_difference(runs: dict[int, dict], reference: dict[int, dict]) -> str:
 def study_table(data: str, kind: str = "") -> str:
     """All rows of a data set but those about weights; with a kind those of it, and the plain student.
 
-    Differences are those to the rows plain and CanKD, of rows ending in -x4 to plain-x4 and cankd-x4.
+    Differences are those to the rows plain and CanKD, of rows ending in -x4 or -again to plain and CanKD with that ending.
     """
     found = study_runs(data)
     file = STUDY / data / f"costs{kind}.json"
@@ -151,7 +154,8 @@ def study_table(data: str, kind: str = "") -> str:
     for row, runs in shown.items():
         cost, iterations = costs.get(row), runs[min(runs)]["iterations"]
         measured = [f"{cost['median']:.2f}", f"{cost['peak_bytes'] / 2**20:.0f}"] if cost else ["", ""]
-        plain, cankd = ("plain-x4", "cankd-x4") if row.endswith("-x4") else ("plain", f"cankd{kind}")
+        ending = next((ending for ending in ("-x4", "-again") if row.endswith(ending)), "")
+        plain, cankd = f"plain{ending}", f"cankd{ending or kind}"
         rows.append([row, iterations, *study_cells(runs, found.get(plain, {}), found.get(cankd, {})), *measured])
     difference = "difference to {} [95 % interval]"
     header = ["row", "iterations", "mean", "seeds", *map(difference.format, ("plain", "CanKD")), "s / step", "MiB"]
@@ -178,7 +182,7 @@ def study_numbers(data: str) -> dict[str, Any]:
             for row, runs in found.items()
             if runs[min(runs)]["method"] not in (None, "teacher")
             and runs[min(runs)]["iterations"] == plain[0]["iterations"]
-            and not re.search("-scratch|-try|-best", row)
+            and not re.search("-scratch|-try|-best|-again", row)
         },
     }
 
@@ -257,8 +261,7 @@ def study_robustness_table(data: str) -> str:
         found.setdefault(known["row"], []).extend(known["summary"]["percent"].values())
     rows = []
     for row, summaries in found.items():
-        means = [sum(one[key] for one in summaries) / len(summaries) for key in ("P", "mPC", "rPC")]
-        rows.append([row, len(summaries), *(f"{mean:.1f}" for mean in means)])
+        rows.append([row, len(summaries), *(mean_of([one[key] for one in summaries]) for key in ("P", "mPC", "rPC"))])
     return markdown(["row", "seeds", "clean", "mPC", "rPC, %"], rows) if rows else "*Not run* yet."
 
 
