@@ -140,7 +140,7 @@ def study_difference(runs: dict[int, dict], reference: dict[int, dict]) -> str:
 def study_table(data: str, kind: str = "") -> str:
     """All rows of a data set but those about weights; with a kind those of it, and the plain student.
 
-    Differences are those to the rows plain and CanKD, of rows ending in -x4 or -again to plain and CanKD with that ending.
+    Differences are those to the rows plain and CanKD, of rows ending in -x4 or -again to those with that ending.
     """
     found = study_runs(data)
     file = STUDY / data / f"costs{kind}.json"
@@ -222,14 +222,22 @@ def study_weights_table(data: str) -> str:
         if runs[0]["held_out"]:
             trials.setdefault(name.rsplit("-try", 1)[0], {})[runs[0]["weight"]] = runs[0]["accuracy"]
     weights = sorted({weight for results in trials.values() for weight in results})
+    best = {
+        method: max(results, key=lambda weight: results[weight])
+        for method, results in trials.items()
+        if len(results) == len(weights)
+    }
+    chosen = {
+        method: found.get(method if weight == 1 else f"{method}-best{weight:g}", {}) for method, weight in best.items()
+    }
     rows = []
     for method, results in trials.items():
-        best = max(results, key=lambda weight: results[weight]) if len(results) == len(weights) else None
-        chosen = found.get(method if best == 1 else f"{method}-best{best:g}", {}) if best else {}
-        cells = study_cells(chosen, found["plain"]) if chosen else ["", "", ""]
-        rows.append([method, *(f"{results[w]:.1f}" if w in results else "" for w in weights), cell(best, ""), *cells])
-    header = ["method", *(f"x {weight:g}" for weight in weights), "best", "test", "seeds", "difference to plain"]
-    return markdown(header, rows)
+        tested = chosen.get(method, {})
+        cells = study_cells(tested, found["plain"], chosen.get("cankd", {})) if tested else [""] * 4
+        tried = (f"{results[w]:.1f}" if w in results else "" for w in weights)
+        rows.append([method, *tried, cell(best.get(method), ""), *cells])
+    columns = ["test", "seeds", "difference to plain", "difference to CanKD"]
+    return markdown(["method", *(f"x {weight:g}" for weight in weights), "best", *columns], rows)
 
 
 def scenes_runs() -> dict[str, dict[int, dict]]:
