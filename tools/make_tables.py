@@ -137,6 +137,11 @@ def study_difference(runs: dict[int, dict], reference: dict[int, dict]) -> str:
     return f"{mean:+.1f}" + (f" [{low:+.1f}, {high:+.1f}], n = {count}" if count > 1 else "")
 
 
+def ending(row: str) -> str:
+    """What the names of a row and of those that it is compared with end in."""
+    return next((end for end in ("-x4", "-again") if row.endswith(end)), "")
+
+
 def study_table(data: str, kind: str = "") -> str:
     """All rows of a data set but those about weights; with a kind those of it, and the plain student.
 
@@ -154,9 +159,8 @@ def study_table(data: str, kind: str = "") -> str:
     for row, runs in shown.items():
         cost, iterations = costs.get(row), runs[min(runs)]["iterations"]
         measured = [f"{cost['median']:.2f}", f"{cost['peak_bytes'] / 2**20:.0f}"] if cost else ["", ""]
-        ending = next((ending for ending in ("-x4", "-again") if row.endswith(ending)), "")
-        plain, cankd = f"plain{ending}", f"cankd{ending or kind}"
-        rows.append([row, iterations, *study_cells(runs, found.get(plain, {}), found.get(cankd, {})), *measured])
+        plain, cankd = found.get(f"plain{ending(row)}", {}), found.get(f"cankd{ending(row) or kind}", {})
+        rows.append([row, iterations, *study_cells(runs, plain, cankd), *measured])
     difference = "difference to {} [95 % interval]"
     header = ["row", "iterations", "mean", "seeds", *map(difference.format, ("plain", "CanKD")), "s / step", "MiB"]
     return markdown(header, rows) + f"\n\n{study_machine(shown)}"
@@ -262,15 +266,19 @@ def scenes_table() -> str:
 
 
 def study_robustness_table(data: str) -> str:
-    """Accuracy on corrupted images of each row that was examined, as means over its seeds."""
-    found: dict[str, list[dict]] = {}
+    """Accuracy on corrupted images of each row that was examined, and the paired difference of mPC to the plain row."""
+    found: dict[str, dict[int, dict]] = {}
     for file in sorted((STUDY / data / "robustness").glob("*.json")):
         known = json.loads(file.read_text(encoding="utf-8"))
-        found.setdefault(known["row"], []).extend(known["summary"]["percent"].values())
+        (percent,) = known["summary"]["percent"].values()
+        found.setdefault(known["row"], {})[known["seed"]] = {**percent, "accuracy": percent["mPC"], "method": None}
     rows = []
-    for row, summaries in found.items():
-        rows.append([row, len(summaries), *(mean_of([one[key] for one in summaries]) for key in ("P", "mPC", "rPC"))])
-    return markdown(["row", "seeds", "clean", "mPC", "rPC, %"], rows) if rows else "*Not run* yet."
+    for row, runs in found.items():
+        clean, robust = (mean_of([run[key] for run in runs.values()]) for key in ("P", "rPC"))
+        mpc, seeds, difference = study_cells(runs, found.get(f"plain{ending(row)}", {}))
+        rows.append([row, seeds, clean, mpc, difference, robust])
+    header = ["row", "seeds", "clean", "mPC", "mPC minus plain's [95 % interval]", "rPC, %"]
+    return markdown(header, rows) if rows else "*Not run* yet."
 
 
 def study_summary() -> str:
